@@ -1,0 +1,207 @@
+"""The command table and what every command has in common.
+
+Commands are strings here; nothing heavier than the standard library is imported before one is
+chosen, and no torch before it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from swift import __version__
+from swift.errors import ConfigError, SwiftError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A name on the command line: its help line, its configuration, its recipe."""
+
+    help: str
+    config: str = ""  # "module:Class"
+    recipe: str = ""  # "module:function", called with (config, world)
+    group: str = ""
+    distributed: bool = False  # may run as several processes
+    preset: tuple[str, ...] = ()  # flags put before the user's
+
+
+COMMANDS = {
+    "sft": Command(
+        "fine-tune on conversations", "swift.config.runs:SftConfig", "swift.recipes.sft:run",
+        "Train", distributed=True,
+    ),
+    "pt": Command(
+        "go on with pre-training on plain text", "swift.config.runs:PtConfig",
+        "swift.recipes.pt:run", "Train", distributed=True,
+    ),
+    "check": Command("say what a configuration would do, without training", group="Train"),
+    "infer": Command(
+        "chat in the terminal, or answer a whole data set", "swift.config.runs:InferConfig",
+        "swift.recipes.infer:run", "Use",
+    ),
+    "merge-lora": Command(
+        "make one model of base and adapter", "swift.config.runs:MergeConfig",
+        "swift.recipes.merge:run", "Use", preset=("--merge_lora", "true"),
+    ),
+    "export": Command(
+        "write a model for others to load (--merge_lora true)", "swift.config.runs:MergeConfig",
+        "swift.recipes.merge:run", "Use",
+    ),
+    "schema": Command("the JSON schema of a command's configuration: swift schema sft", group="Help"),
+    "completion": Command("completion for a shell: swift completion bash|zsh|fish", group="Help"),
+}  # fmt: skip
+
+LATER = ("rlhf", "deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")
+"""Commands of ms-swift that are known and not supported yet."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code: 0 done, 1 failed while running, 2 wrong input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except ConfigError as error:
+        _complain(words, error.problems)
+        return error.exit_code
+    except SwiftError as error:
+        _complain(words, [str(error)])
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `swift sft --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        print(f"swift {__version__}")
+        return 0
+    name, rest = words[0].replace("_", "-"), words[1:]
+    if name not in COMMANDS:
+        raise ConfigError(_unknown(name))
+    if "--help" in rest or "-h" in rest:
+        return _help(name, rest)
+    if name == "schema":
+        return _schema(rest)
+    if name == "completion":
+        return _completion(rest)
+    if name == "check":
+        name, rest = _checked(rest)
+        rest = [*rest, "--dry_run"]
+    return _run(name, rest)
+
+
+def _run(name: str, words: list[str]) -> int:
+    command = COMMANDS[name]
+    read = import_module("swift.config.parse").read
+    config, notes = read(_load(command.config), name, [*command.preset, *words])
+    launch = import_module("swift.launch")
+    if launch.is_main():
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    return int(launch.run(name, command.recipe, config, words, spread=command.distributed))
+
+
+def _checked(words: list[str]) -> tuple[str, list[str]]:
+    """The command that ``swift check`` stands for: named, or said by the file, else sft."""
+    if words and words[0] in COMMANDS:
+        return words[0], words[1:]
+    for word in words:
+        if word.endswith((".yaml", ".yml")) and os.path.isfile(word):
+            with open(word, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    if line.startswith("command:"):
+                        said = line.removeprefix("command:").strip()
+                        return (said if said in COMMANDS else "sft"), words
+    return "sft", words
+
+
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _overview() -> str:
+    lines = ["swift: one tool from a base model to a service", "", "usage: swift <command> ..."]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines += ["", group]
+        lines += [
+            f"  {name:<12} {command.help}"
+            for name, command in COMMANDS.items()
+            if command.group == group
+        ]
+    lines += [
+        "",
+        "A configuration comes from flags, from YAML, or both: swift sft run.yaml --lora_rank 16",
+        "Every command explains itself:   swift sft --help     one section: swift sft --help tuner",
+        "Several processes on a machine:  NPROC_PER_NODE=2 swift sft ...",
+    ]
+    return "\n".join(lines)
+
+
+def _unknown(name: str) -> str:
+    if name in LATER:
+        return f"swift {name}: known from ms-swift, not supported yet"
+    import difflib
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else "swift --help lists the commands"
+    return f"there is no command {name!r}; {hint}"
+
+
+def _help(name: str, words: list[str]) -> int:
+    command = COMMANDS[name]
+    if not command.config:
+        print(f"swift {name}: {command.help}")
+        return 0
+    chosen = [word for word in words if not word.startswith("-")]
+    page = import_module("swift.config.help")
+    print(page.render(_load(command.config), name, command.help, chosen, color=sys.stdout.isatty()))
+    return 0
+
+
+def _schema(words: list[str]) -> int:
+    import json
+
+    names = [name for name, command in COMMANDS.items() if command.config]
+    if len(words) != 1 or words[0] not in names:
+        raise ConfigError(f"swift schema needs one of: {', '.join(names)}")
+    print(json.dumps(_load(COMMANDS[words[0]].config).model_json_schema(), indent=2))
+    return 0
+
+
+def _completion(words: list[str]) -> int:
+    shells = import_module("swift.config.completion")
+    if len(words) != 1 or words[0] not in shells.SHELLS:
+        raise ConfigError(f"swift completion needs one of: {', '.join(shells.SHELLS)}")
+    roots = {name: _load(c.config) if c.config else None for name, c in COMMANDS.items()}
+    print(shells.script(words[0], roots))
+    return 0
+
+
+def _complain(words: list[str], problems: list[str]) -> None:
+    """Print what is wrong; of several processes the first one speaks."""
+    name = words[0] if words and words[0] in COMMANDS else ""
+    title = f"swift {name}".strip()
+    if len(problems) == 1:
+        text = f"{title}: {problems[0]}"
+    else:
+        text = f"{title}: {len(problems)} problems\n" + "\n".join(f"  {line}" for line in problems)
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

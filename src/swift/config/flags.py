@@ -1,0 +1,246 @@
+"""One table: every flat flag and the setting it stands for.
+
+The flat flags are those of ms-swift 4.x, so that its command lines run unchanged. A flag is a
+setting (``FLAGS``), has nothing to switch here (``IDLE``, said aloud when used), or is known and
+not supported yet (``LATER``, in later.py). Any setting can also be written as a dotted path:
+--tuner.rank 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flat flag: the path of its setting (the first that the command has), and how its value is
+    rewritten for it."""
+
+    paths: tuple[str, ...]
+    rewrite: Callable[[Any], Any]
+    alias: bool = False  # another spelling; help shows the first one
+
+
+def _keep(value: Any) -> Any:
+    return value
+
+
+def _flag(*paths: str, rewrite: Callable[[Any], Any] = _keep) -> Flag:
+    return Flag(paths, rewrite)
+
+
+def _alias(path: str, rewrite: Callable[[Any], Any] = _keep) -> Flag:
+    return Flag((path,), rewrite, alias=True)
+
+
+def _words(**words: Any) -> Callable[[Any], Any]:
+    """Rewrite some words of another vocabulary, leave every other value to the setting."""
+    return lambda value: words.get(str(value).lower(), value) if not _many(value) else value
+
+
+def _many(value: Any) -> bool:
+    return isinstance(value, list | dict)
+
+
+def _unlimited(value: Any) -> Any:
+    return None if str(value) == "-1" else value
+
+
+def _hub(value: Any) -> Any:
+    return {"true": "huggingface", "false": "modelscope"}.get(str(value).lower(), value)
+
+
+def _resume(value: Any) -> Any:
+    text = str(value).lower()
+    return text == "true" if text in ("true", "false") else value
+
+
+def _report(value: Any) -> Any:
+    return [] if str(value).lower() == "none" else value
+
+
+_SHARD = _words(
+    zero0="none", zero1="gradients", zero2="gradients", zero3="parameters", zero2_offload="gradients",
+    zero3_offload="parameters", fsdp="parameters", fsdp2="parameters",
+)  # fmt: skip
+_DTYPE = _words(bf16="bfloat16", fp32="float32", fp16="float16", none="auto")
+_ATTENTION = _words(
+    flash_attn="flash", flash_attention_2="flash", flash_attention_3="flash", none="auto"
+)
+_OVERFLOW = _words(delete="drop", left="cut-left", right="cut-right", **{"raise": "error"})
+_SCHEDULE = _words(
+    constant_with_warmup="constant", warmup_stable_decay="wsd", cosine_with_min_lr="cosine"
+)
+_OPTIM = _words(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw")
+_BACKEND = _words(pt="transformers", hf="transformers")
+
+FLAGS: dict[str, Flag] = {
+    # model
+    "model": _flag("model.path"),
+    "model_revision": _flag("model.revision"),
+    "use_hf": _alias("model.hub", _hub),
+    "bf16": _alias("model.dtype", _words(true="bfloat16", false="auto")),
+    "fp16": _alias("model.dtype", _words(true="float16", false="auto")),
+    "torch_dtype": _flag("model.dtype", rewrite=_DTYPE),
+    "attn_impl": _flag("model.attention", rewrite=_ATTENTION),
+    "chat_template": _flag("model.chat_template"),
+    "trust_remote_code": _flag("model.trust_remote_code"),
+    "adapters": _flag("model.adapters"),
+    # tuner
+    "tuner_type": _flag("tuner.kind"),
+    "lora_rank": _flag("tuner.rank"),
+    "lora_alpha": _flag("tuner.alpha"),
+    "lora_dropout": _flag("tuner.dropout"),
+    "target_modules": _flag("tuner.targets"),
+    "target_regex": _flag("tuner.targets_regex"),
+    "modules_to_save": _flag("tuner.save_modules"),
+    "use_rslora": _flag("tuner.rslora"),
+    "use_dora": _flag("tuner.dora"),
+    "freeze_parameters": _flag("tuner.freeze"),
+    "freeze_parameters_regex": _flag("tuner.freeze_regex"),
+    "trainable_parameters": _flag("tuner.learn"),
+    # data
+    "dataset": _flag("data.train"),
+    "val_dataset": _flag("data.val"),
+    "split_dataset_ratio": _flag("data.split"),
+    "max_length": _flag("data.max_length"),
+    "truncation_strategy": _flag("data.overflow", rewrite=_OVERFLOW),
+    "packing": _flag("data.packing"),
+    "loss_scale": _flag("data.learn"),
+    "system": _flag("data.system"),
+    "columns": _flag("data.columns"),
+    "model_name": _flag("data.model_name"),
+    "model_author": _flag("data.model_author"),
+    "dataset_shuffle": _flag("data.shuffle"),
+    "train_dataloader_shuffle": _alias("data.shuffle"),
+    "data_seed": _flag("data.seed"),
+    "dataset_num_proc": _flag("data.processes"),
+    "dataloader_num_workers": _flag("data.workers"),
+    "load_from_cache_file": _flag("data.cache"),
+    "strict": _flag("data.strict"),
+    # optimizer and schedule
+    "optim": _flag("optimizer.kind", rewrite=_OPTIM),
+    "learning_rate": _flag("optimizer.learning_rate"),
+    "weight_decay": _flag("optimizer.weight_decay"),
+    "adam_beta1": _flag("optimizer.beta1"),
+    "adam_beta2": _flag("optimizer.beta2"),
+    "adam_epsilon": _flag("optimizer.epsilon"),
+    "lr_scheduler_type": _flag("schedule.kind", rewrite=_SCHEDULE),
+    "warmup_ratio": _flag("schedule.warmup_ratio"),
+    "warmup_steps": _flag("schedule.warmup_steps"),
+    # course of the run
+    "num_train_epochs": _flag("train.epochs"),
+    "max_epochs": _alias("train.epochs"),
+    "max_steps": _flag("train.max_steps", rewrite=_unlimited),
+    "per_device_train_batch_size": _flag("train.batch_size"),
+    "dataloader_drop_last": _flag("train.drop_last"),
+    "per_device_eval_batch_size": _flag("train.eval_batch_size"),
+    "gradient_accumulation_steps": _flag("train.accumulation"),
+    "max_grad_norm": _flag("train.max_grad_norm"),
+    "logging_steps": _flag("train.log_every"),
+    "eval_strategy": _flag("train.evaluate"),
+    "eval_steps": _flag("train.eval_every"),
+    "save_strategy": _flag("train.save"),
+    "save_steps": _flag("train.save_every"),
+    "save_total_limit": _flag("train.keep", rewrite=_unlimited),
+    "metric_for_best_model": _flag("train.best_metric", rewrite=_words(eval_loss="loss", acc="token_accuracy")),
+    "early_stop_interval": _flag("train.patience"),
+    "save_only_model": _flag("train.save_only_model"),
+    "gradient_checkpointing": _flag("train.gradient_checkpointing"),
+    "seed": _flag("train.seed", "infer.seed"),
+    "full_determinism": _flag("train.deterministic"),
+    "resume": _flag("train.resume", rewrite=_resume),
+    "resume_from_checkpoint": _alias("train.resume", _resume),
+    # several processes
+    "deepspeed": _alias("parallel.shard", _SHARD),
+    "fsdp": _alias("parallel.shard", _SHARD),
+    "ddp_timeout": _flag("parallel.timeout_s"),
+    # the run
+    "output_dir": _flag("output"),
+    "report_to": _flag("report", rewrite=_report),
+    "run_name": _flag("run_name"),
+    "external_plugins": _flag("external_plugins"),
+    "dry_run": _flag("dry_run"),
+    # inference
+    "infer_backend": _flag("infer.backend", rewrite=_BACKEND),
+    "max_new_tokens": _flag("infer.max_new_tokens"),
+    "temperature": _flag("infer.temperature"),
+    "top_p": _flag("infer.top_p"),
+    "top_k": _flag("infer.top_k"),
+    "repetition_penalty": _flag("infer.repetition_penalty"),
+    "stop_words": _flag("infer.stop"),
+    "stream": _flag("infer.stream"),
+    "max_batch_size": _flag("infer.batch_size"),
+    "load_data_args": _flag("load_data_args"),
+    "result_path": _flag("result_path"),
+    # merging
+    "merge_lora": _flag("model.merge"),
+    "max_shard_size": _flag("shard_size"),
+}
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A flag with nothing to switch here: the values that it may have, and why."""
+
+    values: frozenset[str] | None
+    why: str
+
+
+def _idle(why: str, *values: str) -> Idle:
+    return Idle(frozenset(values) or None, why)
+
+
+IDLE: dict[str, Idle] = {
+    "use_liger_kernel": _idle("the head and its loss always run in chunks over learned tokens"),
+    "padding_free": _idle("batches never carry padding"),
+    "lazy_tokenize": _idle("tokens are made once and cached on disk"),
+    "packing_num_proc": _idle("packing takes no time worth splitting"),
+    "gradient_checkpointing_kwargs": _idle("the non-reentrant kind is always used"),
+    "dataloader_pin_memory": _idle("memory is pinned wherever there is a GPU"),
+    "dataloader_persistent_workers": _idle("workers live as long as the run"),
+    "ddp_find_unused_parameters": _idle("found from the model"),
+    "use_logits_to_keep": _idle("logits are made for learned tokens only"),
+    "label_names": _idle("labels need no name here"),
+    "remove_unused_columns": _idle("only the columns that are understood are read"),
+    "check_model": _idle("every file that is read is checked"),
+    "model_type": _idle("the checkpoint says what it is"),
+    "load_args": _idle("an adapter's folder says what it was trained on"),
+    "logging_first_step": _idle("the first step is always logged"),
+    "write_batch_size": _idle("answers are written as they come"),
+    "safe_serialization": _idle("weights are always safetensors", "true"),
+    "save_safetensors": _idle("weights are always safetensors", "true"),
+    "use_chat_template": _idle("swift sft uses the checkpoint's template, swift pt none", "true"),
+    "add_version": _idle("a new run never writes over an old one", "true"),
+    "freeze_vit": _idle("there is no vision tower to learn", "true"),
+    "freeze_aligner": _idle("there is no aligner to learn", "true"),
+    "freeze_llm": _idle("the language model learns", "false"),
+    "streaming": _idle("rows are read as they are needed", "false"),
+    "task_type": _idle("this is the only task so far", "causal_lm"),
+    "template": _idle("the checkpoint's own template is used", "default"),
+    "tuner_backend": _idle("adapters are PEFT's", "peft"),
+    "template_backend": _idle("templates are always Jinja", "jinja"),
+    "lora_bias": _idle("biases do not learn", "none"),
+    "lora_dtype": _idle("adapters are kept in float32", "float32", "none"),
+    "init_weights": _idle("adapters start as identity", "true"),
+    "val_dataset_shuffle": _idle("the order of the evaluation changes nothing", "false"),
+    "label_smoothing_factor": _idle("labels are not smoothed", "0", "0.0"),
+    "num_beams": _idle("one answer is followed", "1"),
+    "sequence_parallel_size": _idle("a sequence stays on one device", "1"),
+    "router_aux_loss_coef": _idle("there is no auxiliary loss", "0", "0.0"),
+}
+
+
+def spelling(path: str) -> str:
+    """How a setting is written on the command line: its flat flag, else the dotted path."""
+    for name, flag in FLAGS.items():
+        if path in flag.paths and not flag.alias:
+            return f"--{name}"
+    return f"--{path}"
+
+
+def aliases(path: str) -> list[str]:
+    """Other flat flags for the same setting."""
+    return [f"--{name}" for name, flag in FLAGS.items() if path in flag.paths and flag.alias]

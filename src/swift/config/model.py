@@ -1,0 +1,42 @@
+"""Which model, and how it is loaded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from swift.config.section import Section, Strings
+
+
+class ModelSection(Section):
+    """Which model, and how it is loaded."""
+
+    path: str
+    """A hub name (Qwen/Qwen3-0.6B), a folder, a .gguf file, or package:<name> of an installed
+    package that carries a model."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+    hub: Literal["auto", "huggingface", "modelscope"] = "auto"
+    """Where a hub name is looked up. auto: Hugging Face."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the computation. auto: bfloat16 on a GPU that has it, else float32. Trained
+    weights are kept in float32 in any case. float16 is for inference only."""
+
+    attention: Literal["auto", "packed", "sdpa", "eager", "flash"] = "auto"
+    """Attention kernel. auto: the fastest that this model and device have and that keeps the
+    borders between packed samples; checked on the loaded model."""
+
+    chat_template: str | None = None
+    """A Jinja file to use instead of the checkpoint's own chat template."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Only for sources you trust."""
+
+    adapters: Strings = []
+    """Adapter folders (checkpoint-N of a LoRA run) put onto the model: trained on by sft and pt,
+    used by infer and export."""
+
+    merge: bool = False
+    """Merge those adapters into the weights once loaded: faster, equal within rounding."""

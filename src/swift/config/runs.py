@@ -1,0 +1,120 @@
+"""The root of each command's configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
+from swift.config.data import ConversationsSection, DataSection, TextsSection
+from swift.config.infer import InferSection
+from swift.config.model import ModelSection
+from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
+from swift.config.parallel import ParallelSection
+from swift.config.section import Section, Strings, Variants
+from swift.config.train import TrainSection
+from swift.config.tuner import LoraSection, TunerSection
+
+Tuner = Annotated[TunerSection, Variants(TunerSection, "lora")]
+Optimizer = Annotated[OptimizerSection, Variants(OptimizerSection, "adamw")]
+Schedule = Annotated[ScheduleSection, Variants(ScheduleSection, "cosine")]
+
+
+class TrainingConfig(Section):
+    """What every command that trains has in common."""
+
+    model: ModelSection
+    tuner: Tuner = LoraSection()
+    data: ConversationsSection
+    optimizer: Optimizer = AdamWSection()
+    schedule: Schedule = CosineSection()
+    train: TrainSection = TrainSection()
+    parallel: ParallelSection = ParallelSection()
+
+    output: str | None = None
+    """Folder of the run. Default: output/<model>-<command>. When it holds a run already, a new
+    one goes to v1, v2 ... inside it."""
+
+    report: Strings = ["tensorboard"]
+    """Where metrics go beside metrics.jsonl: tensorboard, wandb, swanlab, or none."""
+
+    run_name: str | None = None
+    """Name of the run in trackers. Default: the output folder."""
+
+    external_plugins: Strings = []
+    """Python files that register parts of your own."""
+
+    dry_run: bool = False
+    """Check everything and say what would happen, without training."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.model.dtype == "float16":
+            why = "float16 overflows in training; use bfloat16 or float32"
+            raise PydanticCustomError("where", "{why}", {"path": "model.dtype", "why": why})
+        return self
+
+
+class SftConfig(TrainingConfig):
+    """swift sft: fine-tune on conversations; the assistant's turns are learned."""
+
+    command: Literal["sft"] = "sft"
+
+
+class PtConfig(TrainingConfig):
+    """swift pt: go on with pre-training on plain text; every token is learned."""
+
+    command: Literal["pt"] = "pt"
+    data: TextsSection
+
+
+class InferConfig(Section):
+    """swift infer: chat in the terminal, or answer a whole data set."""
+
+    command: Literal["infer"] = "infer"
+    model: ModelSection
+    infer: InferSection = InferSection()
+    data: DataSection = DataSection()
+
+    load_data_args: bool = False
+    """Answer the data that the adapter's run was evaluated on."""
+
+    result_path: str | None = None
+    """File for the answers to a data set. Default: infer_result/<time>.jsonl beside the model.
+    When it exists already, only the rows that are missing in it are answered."""
+
+    external_plugins: Strings = []
+    """Python files that register parts of your own."""
+
+    dry_run: bool = False
+    """Check everything and say what would happen, without answering."""
+
+
+class MergeConfig(Section):
+    """swift merge-lora, swift export --merge_lora true: adapter and base as one model."""
+
+    command: Literal["export"] = "export"
+    model: ModelSection
+
+    output: str | None = None
+    """Folder of the merged model. Default: <adapter>-merged."""
+
+    shard_size: str = "5GB"
+    """Largest file of weights."""
+
+    external_plugins: Strings = []
+    """Python files that register parts of your own."""
+
+    dry_run: bool = False
+    """Check everything and say what would happen, without writing."""
+
+    @model_validator(mode="after")
+    def _check(self) -> MergeConfig:
+        if not self.model.merge:
+            why = "nothing to export: add --merge_lora true"
+            raise PydanticCustomError("where", "{why}", {"path": "model.merge", "why": why})
+        if not self.model.adapters:
+            why = "is needed: --adapters output/run/checkpoint-N"
+            raise PydanticCustomError("where", "{why}", {"path": "model.adapters", "why": why})
+        return self
