@@ -1,0 +1,1 @@
+"""Conversations <-> tokens, without torch."""

@@ -1,0 +1,58 @@
+"""The checkpoint's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from swift.errors import RenderError
+
+
+@dataclass(frozen=True)
+class Template:
+    """A Jinja chat template with the variables that the tokenizer hands to it.
+
+    ``sources`` holds the templates by name; most checkpoints have one, ``default``; some have
+    another for conversations with tools, ``tool_use``.
+    """
+
+    sources: Mapping[str, str]
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        generate: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The conversation as this checkpoint writes it.
+
+        Args:
+            messages: mappings with ``role``, ``content`` ...
+            tools: tool definitions.
+            generate: end with the header of an answer to come.
+            kwargs: what else the template reads, such as ``enable_thinking``.
+
+        Raises:
+            RenderError: the template refuses the conversation.
+        """
+        name = "tool_use" if tools and "tool_use" in self.sources else "default"
+        try:
+            texts, _ = render_jinja_template(
+                conversations=[list(messages)],
+                tools=list(tools) or None,
+                chat_template=self.sources[name],
+                add_generation_prompt=generate,
+                **{**self.variables, **(kwargs or {})},
+            )
+        except jinja2.TemplateError as error:
+            raise RenderError(f"the chat template refuses it: {error.message or error}") from None
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RenderError(f"the chat template cannot write it: {error}") from None
+        return str(texts[0])

@@ -1,0 +1,1 @@
+"""Rows -> conversations -> samples -> packs -> batches."""

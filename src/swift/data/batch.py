@@ -1,0 +1,91 @@
+"""A pack as tensors on the device that learns from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from swift.data.pack import Pack
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch. Axes: T positions, N learned positions, S samples, B rows, L longest.
+
+    ``packed``: tensors are (1, T), samples end to end. Otherwise (B, L), padded on the right, for
+    architectures that cannot keep packed samples apart.
+    """
+
+    tokens: torch.Tensor  # int64 (1, T) or (B, L)
+    positions: torch.Tensor  # int64, as tokens
+    learned_N: torch.Tensor  # int64: learned positions, in the flattened tokens
+    targets_N: torch.Tensor  # int64
+    weights_N: torch.Tensor  # float32
+    starts_S: torch.Tensor  # int32 (S + 1): borders of the samples; the last one is T
+    bounds: tuple[int, ...]  # the same as plain numbers
+    weight: float  # sum of weights_N: what the micro-batch counts for
+    packed: bool
+    places: tuple[str, ...]
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest sample."""
+        return max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False))
+
+    @property
+    def size(self) -> int:
+        """Positions computed, padding included."""
+        return self.tokens.numel()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in self.__dict__.items()
+        }
+        return Batch(**moved)
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory; called by torch's loader."""
+        pinned = {
+            name: value.pin_memory() if isinstance(value, torch.Tensor) else value
+            for name, value in self.__dict__.items()
+        }
+        return Batch(**pinned)
+
+
+def batch(pack: Pack, *, packed: bool = True) -> Batch:
+    """Make tensors of a pack.
+
+    Args:
+        pack: samples end to end.
+        packed: leave them so; else one padded row each.
+    """
+    bounds = tuple(int(start) for start in pack.starts_S)
+    learned = np.flatnonzero(pack.weights_T)
+    tokens, positions, where = pack.tokens_T[None], pack.positions_T[None], learned
+    if not packed:
+        lengths = np.diff(pack.starts_S)
+        longest = int(lengths.max())
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        tokens = np.zeros((len(lengths), longest), np.int64)
+        tokens[row, pack.positions_T] = pack.tokens_T
+        positions = np.tile(np.arange(longest), (len(lengths), 1))
+        where = (row * longest + pack.positions_T)[learned]
+    weights = pack.weights_T[learned]
+    return Batch(
+        tokens=torch.from_numpy(np.ascontiguousarray(tokens)),
+        positions=torch.from_numpy(np.ascontiguousarray(positions)),
+        learned_N=torch.from_numpy(where.astype(np.int64)),
+        targets_N=torch.from_numpy(pack.targets_T[learned]),
+        weights_N=torch.from_numpy(weights),
+        starts_S=torch.from_numpy(pack.starts_S.copy()),
+        bounds=bounds,
+        weight=float(weights.astype(np.float64).sum()),
+        packed=packed,
+        places=pack.places,
+    )

@@ -1,0 +1,281 @@
+"""Rows -> tokens, block by block, in as many processes as asked for; each block is made once.
+
+A block's tokens are an Arrow file named by the hash of its rows, the renderer and the settings: a
+run that was broken off goes on where it stopped, a second run encodes nothing, and the result is
+the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from swift import registry
+from swift.chat.message import Conversation, Message, Rendered, Text
+from swift.chat.render import Renderer, RendererSpec
+from swift.data.formats.form import Format, formats, understand
+from swift.data.source import Block
+from swift.errors import DataError, RenderError, ResourceError
+
+_VERSION = 1  # part of every key; raised when the meaning of the files changes
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What decides the tokens of a row beside the row and the renderer."""
+
+    kind: Literal["chat", "text"]
+    learn: str = "default"
+    system: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    names: tuple[tuple[str, tuple[str, ...]], ...] = ()  # ("{{NAME}}", ("Apus",)), ...
+    plugins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of one block: where they lie, and what became of its rows."""
+
+    path: Path
+    block: Block
+    failures: list[tuple[int, str]]  # index of the row in the block, reason
+
+
+SCHEMA = pa.schema(
+    [
+        ("tokens", pa.list_(pa.int32())),
+        ("runs", pa.list_(pa.int32())),  # weights as runs: how many tokens ...
+        ("weights", pa.list_(pa.float32())),  # ... have this weight
+        ("row", pa.int32()),  # index of the row in the block
+    ]
+)
+
+
+def encode(
+    blocks: Iterable[Block],
+    spec: RendererSpec,
+    settings: EncodeSettings,
+    cache: Path,
+    *,
+    processes: int = 1,
+    fresh: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[Encoded]:
+    """Encode blocks in order, at most a few ahead of the reader.
+
+    Args:
+        blocks: rows.
+        spec: the renderer.
+        settings: how rows are read and what is learned.
+        cache: folder of the token files.
+        processes: how many encode at once.
+        fresh: make them again even where a file is there.
+        progress: told the rows done after each block.
+
+    Raises:
+        ResourceError: the files cannot be written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{cache}: {error.strerror}; set SWIFT_CACHE to a folder of yours") from None
+    stem = f"{_VERSION}:{spec.fingerprint}:{settings}:{_plugin_hash(settings)}"
+    if processes == 1:
+        for block in blocks:
+            path = cache / _name(stem, block)
+            if fresh or not path.exists():
+                _encode_block(block, spec, settings, path)
+            yield _finished(path, block, progress)
+        return
+    yield from _in_parallel(blocks, spec, settings, cache, stem, processes, fresh, progress)
+
+
+def _in_parallel(
+    blocks: Iterable[Block],
+    spec: RendererSpec,
+    settings: EncodeSettings,
+    cache: Path,
+    stem: str,
+    processes: int,
+    fresh: bool,
+    progress: Callable[[int], None],
+) -> Iterator[Encoded]:
+    waiting: deque[tuple[Path, Block, Future[None] | None]] = deque()
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start_worker, (spec, settings)) as pool:
+        for block in blocks:
+            path = cache / _name(stem, block)
+            todo = fresh or not path.exists()
+            future = pool.submit(_work, block, path) if todo else None
+            waiting.append((path, block, future))
+            while len(waiting) > 2 * processes:
+                yield _result(*waiting.popleft(), progress)
+        while waiting:
+            yield _result(*waiting.popleft(), progress)
+
+
+def _result(
+    path: Path, block: Block, future: Future[None] | None, progress: Callable[[int], None]
+) -> Encoded:
+    if future is not None:
+        future.result()
+    return _finished(path, block, progress)
+
+
+def _finished(path: Path, block: Block, progress: Callable[[int], None]) -> Encoded:
+    with pa.memory_map(str(path)) as file:
+        metadata = pa.ipc.open_file(file).schema.metadata or {}
+    progress(len(block.rows))
+    failures = [(int(row), str(why)) for row, why in json.loads(metadata[b"failures"])]
+    return Encoded(path, replace(block, rows=[]), failures)
+
+
+def _name(stem: str, block: Block) -> str:
+    digest = hashlib.blake2b(stem.encode(), digest_size=20)
+    for row in block.rows:
+        digest.update(len(row).to_bytes(8, "little"))
+        digest.update(row)
+    return f"{digest.hexdigest()}.arrow"
+
+
+def _plugin_hash(settings: EncodeSettings) -> str:
+    """A changed plug-in may read rows differently."""
+    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in settings.plugins)).hexdigest()
+
+
+_worker: tuple[RendererSpec, EncodeSettings] | None = None
+
+
+def _start_worker(spec: RendererSpec, settings: EncodeSettings) -> None:
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    registry.load_plugins(list(settings.plugins))
+    _worker = spec, settings
+
+
+def _work(block: Block, path: Path) -> None:
+    assert _worker is not None
+    _encode_block(block, *_worker, path)
+
+
+@cache
+def _renderer(fingerprint: str) -> list[Renderer]:
+    return []
+
+
+def renderer_of(spec: RendererSpec) -> Renderer:
+    """The renderer of a spec, made once in each process."""
+    kept = _renderer(spec.fingerprint)
+    if not kept:
+        kept.append(Renderer(spec))
+    return kept[0]
+
+
+def _encode_block(
+    block: Block, spec: RendererSpec, settings: EncodeSettings, path: Path
+) -> None:
+    renderer, known = renderer_of(spec), formats()
+    table: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    failures: list[tuple[int, str]] = []
+    for index, raw in enumerate(block.rows):
+        try:
+            samples = [_compact(s) for s in encode_row(raw, renderer, settings, known)]
+        except DataError as error:
+            failures.append((index, str(error)))
+            continue
+        for tokens, runs, weights in samples:
+            table["tokens"].append(tokens)
+            table["runs"].append(runs)
+            table["weights"].append(weights)
+            table["row"].append(index)
+    schema = SCHEMA.with_metadata({"failures": json.dumps(failures)})
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch(table, schema=schema))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResourceError(f"tokens cannot be written to {path.parent}: {error.strerror}") from None
+
+
+def encode_row(
+    raw: bytes, renderer: Renderer, settings: EncodeSettings, known: list[Format]
+) -> list[Rendered]:
+    """One row's samples.
+
+    Raises:
+        DataError: the row cannot be used; the message says why.
+    """
+    row = _parse(raw)
+    if isinstance(row, dict):
+        row = {to: row[name] for name, to in settings.columns if name in row} | {
+            name: value for name, value in row.items() if name not in dict(settings.columns)
+        }
+        row = _fill_names(row, settings.names)
+    meaning = understand(row, known)
+    if settings.kind == "text":
+        return [renderer.text(_as_text(meaning))]
+    if isinstance(meaning, Text):
+        raise RenderError("a plain text has no turns to learn; use swift pt for it")
+    if settings.system and meaning.messages and meaning.messages[0].role != "system":
+        system = Message("system", settings.system)
+        meaning = replace(meaning, messages=(system, *meaning.messages))
+    return renderer.render(meaning, settings.learn)
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except UnicodeDecodeError:
+        raise DataError("not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataError(f"not JSON: {why}{at}") from None
+
+
+def _fill_names(value: Any, names: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
+    """Put a name in the place of {{NAME}}; of two names the first is for rows in Chinese."""
+    if not names:
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    chinese = any("\u4e00" <= char <= "\u9fff" for char in text)
+    for mark, choice in names:
+        if mark in text:
+            chosen = choice[0] if chinese or len(choice) == 1 else choice[1]
+            text = text.replace(mark, json.dumps(chosen, ensure_ascii=False)[1:-1])
+    return json.loads(text)
+
+
+def _as_text(meaning: Conversation | Text) -> Text:
+    if isinstance(meaning, Text):
+        return meaning
+    if len(meaning.messages) == 1 and isinstance(meaning.messages[0].content, str):
+        return Text(meaning.messages[0].content)
+    raise RenderError("swift pt learns plain text, this is a conversation; use swift sft")
+
+
+def _compact(sample: Rendered) -> tuple[Any, Any, Any]:
+    """Tokens up to the last learned one (what follows it decides nothing), weights as runs."""
+    weights = np.asarray(sample.weights, dtype=np.float32)
+    learned = np.flatnonzero(weights)
+    if not len(learned):
+        raise RenderError("there is nothing to learn in it")
+    end = int(learned[-1]) + 1
+    weights = weights[:end]
+    starts = np.flatnonzero(np.diff(weights, prepend=np.float32(-1)))
+    runs = np.diff(starts, append=end).astype(np.int32)
+    return np.asarray(sample.tokens[:end], dtype=np.int32), runs, weights[starts]

@@ -1,0 +1,79 @@
+"""Where every row went: rows in = kept + cut + dropped + failed, always."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+_LISTED = 1000  # failures that are written out; all are counted
+
+
+@dataclass
+class Account:
+    """The rows of one source."""
+
+    rows: int = 0
+    kept: int = 0
+    cut: int = 0  # kept, but shortened or split into pieces
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    samples: int = 0  # what kept and cut rows became
+    places: list[str] = field(default_factory=list)  # "chats.jsonl:17: why", the first ones
+
+    def fail(self, place: str, why: str) -> None:
+        """Count a row that cannot be used."""
+        self.failed[why] += 1
+        self.note(f"{place}: {why}")
+
+    def note(self, text: str) -> None:
+        """Write out a failure, up to a bound."""
+        if len(self.places) < _LISTED:
+            self.places.append(text)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every row is accounted for."""
+        gone = sum(self.dropped.values()) + sum(self.failed.values())
+        return self.rows == self.kept + self.cut + gone
+
+
+@dataclass
+class Ledger:
+    """The accounts of all sources, by name."""
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    def account(self, source: str) -> Account:
+        """The account of a source, new if need be."""
+        return self.accounts.setdefault(source, Account())
+
+    @property
+    def failures(self) -> list[str]:
+        """The failures that were written out, over all sources."""
+        return [place for account in self.accounts.values() for place in account.places]
+
+    @property
+    def failed(self) -> int:
+        """Rows that cannot be used, over all sources."""
+        return sum(sum(account.failed.values()) for account in self.accounts.values())
+
+    def check(self) -> None:
+        """A promise of ours, not of the user's: nothing is lost on the way."""
+        for name, account in self.accounts.items():
+            assert account.balanced, f"the ledger of {name} does not add up: {account}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``ledger.json``."""
+        return {
+            name: {
+                "rows": account.rows,
+                "kept": account.kept,
+                "cut": account.cut,
+                "dropped": dict(account.dropped),
+                "failed": dict(account.failed),
+                "samples": account.samples,
+                "places": account.places,
+            }
+            for name, account in self.accounts.items()
+        }

@@ -1,0 +1,250 @@
+"""Encoded blocks -> samples that fit: too long is dropped, cut, split or an error, and counted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from swift.data.encode import Encoded
+from swift.data.ledger import Ledger
+from swift.data.source import Source
+from swift.errors import DataError
+
+Array = np.ndarray[Any, Any]
+
+_OPEN_BLOCKS = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokens that are learned from as one, and the row they come from."""
+
+    tokens: Array  # int32 (L,)
+    weights: Array  # float32 (L,)
+    place: str  # "chats.jsonl:17"
+
+
+@dataclass(frozen=True)
+class _Block:
+    path: Path
+    source: Source
+    lines: Array  # int32: line of every row of the block
+
+
+class _Tokens:
+    """The memory-mapped columns of one block's file."""
+
+    def __init__(self, path: Path) -> None:
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        self.row = batch["row"].to_numpy()
+        self.token_at, self.token = _flat(batch["tokens"])
+        self.run_at, self.run = _flat(batch["runs"])
+        _, self.weight = _flat(batch["weights"])
+
+    def tokens_of(self, i: int) -> Array:
+        return self.token[self.token_at[i] : self.token_at[i + 1]]
+
+    def weights_of(self, i: int) -> Array:
+        runs = slice(self.run_at[i], self.run_at[i + 1])
+        return np.repeat(self.weight[runs], self.run[runs])
+
+    @property
+    def length_S(self) -> Array:
+        return np.diff(self.token_at).astype(np.int64)
+
+    @property
+    def learned_S(self) -> Array:
+        """Learned tokens of every sample, its first token left out (nothing predicts it)."""
+        if not len(self.row):
+            return np.zeros(0, np.int64)
+        firsts = self.run_at[:-1]
+        counts = np.add.reduceat(np.where(self.weight > 0, self.run, 0), firsts)
+        return (counts - (self.weight[firsts] > 0)).astype(np.int64)
+
+
+def _flat(column: pa.ListArray) -> tuple[Array, Array]:
+    return column.offsets.to_numpy(), column.values.to_numpy()
+
+
+@dataclass
+class Samples(Sequence[Sample]):
+    """Samples on disk, read when asked for. In memory: 20 bytes a sample and 4 a row."""
+
+    blocks: list[_Block] = field(default_factory=list)
+    block_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    index_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))  # in its block
+    start_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))  # first token
+    stop_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))  # behind its last token
+    learned_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))  # tokens learned
+
+    def __post_init__(self) -> None:
+        self._open: OrderedDict[int, _Tokens] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.block_S)
+
+    def __getitem__(self, i: Any) -> Any:
+        tokens = self._tokens(int(self.block_S[i]))
+        index, part = int(self.index_S[i]), slice(int(self.start_S[i]), int(self.stop_S[i]))
+        return Sample(tokens.tokens_of(index)[part], tokens.weights_of(index)[part], self.place(i))
+
+    def place(self, i: int) -> str:
+        """The row that a sample comes from."""
+        block = self.blocks[int(self.block_S[i])]
+        row = self._tokens(int(self.block_S[i])).row[int(self.index_S[i])]
+        return block.source.place(int(block.lines[row]))
+
+    @property
+    def lengths_S(self) -> Array:
+        """Tokens of every sample."""
+        return self.stop_S - self.start_S
+
+    def select(self, chosen: Array) -> Samples:
+        """The samples of these indices, in this order."""
+        return Samples(
+            self.blocks,
+            self.block_S[chosen],
+            self.index_S[chosen],
+            self.start_S[chosen],
+            self.stop_S[chosen],
+            self.learned_S[chosen],
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal samples in equal order; changes with any token of any row."""
+        digest = hashlib.sha256()
+        for block in self.blocks:
+            digest.update(block.path.name.encode())
+        for array in (self.block_S, self.index_S, self.start_S, self.stop_S):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+    def _tokens(self, block: int) -> _Tokens:
+        """The tokens of a block; the most recently used ones stay open."""
+        if block not in self._open:
+            self._open[block] = _Tokens(self.blocks[block].path)
+            if len(self._open) > _OPEN_BLOCKS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(block)
+        return self._open[block]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open = OrderedDict()
+
+
+def collect(
+    encoded: Iterable[Encoded], max_length: int, overflow: str, ledger: Ledger, *, strict: bool
+) -> Samples:
+    """Gather encoded blocks into samples of at most ``max_length`` tokens.
+
+    Args:
+        encoded: blocks, in order.
+        max_length: longest sample in tokens.
+        overflow: ``drop``, ``cut-left``, ``cut-right``, ``split`` or ``error``.
+        ledger: told what became of every row.
+        strict: the first row that cannot be used is an error.
+
+    Raises:
+        DataError: a row cannot be used and ``strict`` is set, or is too long with ``error``.
+    """
+    samples = Samples()
+    columns: list[tuple[Array, ...]] = []
+    for part in encoded:
+        account = ledger.account(part.block.source.name)
+        account.rows += len(part.block.lines)
+        for row, why in part.failures:
+            place = part.block.source.place(part.block.lines[row])
+            if strict:
+                raise DataError(f"{place}: {why}")
+            account.fail(place, why)
+        block = _Block(part.path, part.block.source, np.asarray(part.block.lines, np.int32))
+        samples.blocks.append(block)
+        number = len(samples.blocks) - 1
+        columns.append(_fit(samples, number, max_length, overflow, ledger))
+    if columns:
+        arrays = [np.concatenate(column) for column in zip(*columns, strict=True)]
+        samples = Samples(samples.blocks, *arrays)
+    ledger.check()
+    return samples
+
+
+def _fit(
+    samples: Samples, number: int, max_length: int, overflow: str, ledger: Ledger
+) -> tuple[Array, ...]:
+    """The samples of one block, as columns: block, index, start, stop, learned."""
+    tokens, block = samples._tokens(number), samples.blocks[number]
+    row_S, length_S, learned = tokens.row, tokens.length_S, tokens.learned_S
+    long = length_S > max_length
+    index, start, stop = np.arange(len(length_S)), np.zeros_like(length_S), length_S
+    if long.any():
+        if overflow == "error":
+            raise DataError(_too_long(block, tokens, int(np.argmax(long)), max_length))
+        index, start, stop, learned = _shorten(tokens, long, max_length, overflow)
+    keep = learned > 0
+    kept, cut = np.zeros(len(block.lines), bool), np.zeros(len(block.lines), bool)
+    kept[row_S[index[keep]]] = True
+    cut[row_S[index[keep & long[index]]]] = True
+    account = ledger.account(block.source.name)
+    account.kept += int((kept & ~cut).sum())
+    account.cut += int(cut.sum())
+    account.samples += int(keep.sum())
+    too_long = set(row_S[long].tolist())
+    for row in sorted(set(row_S.tolist()) - set(np.flatnonzero(kept).tolist())):
+        why = "nothing to learn"
+        if row in too_long:
+            why = "too long" if overflow == "drop" else "nothing to learn once cut"
+        account.dropped[why] += 1
+        account.note(f"{block.source.place(int(block.lines[row]))}: {why}")
+    chosen = (index, start, stop, learned)
+    return (
+        np.full(int(keep.sum()), number, np.int32),
+        *(column[keep].astype(np.int32) for column in chosen),
+    )
+
+
+def _too_long(block: _Block, tokens: _Tokens, i: int, max_length: int) -> str:
+    place = block.source.place(int(block.lines[tokens.row[i]]))
+    return (
+        f"{place}: {tokens.length_S[i]} tokens, more than max_length {max_length}; "
+        "raise it, or set --truncation_strategy drop"
+    )
+
+
+def _shorten(
+    tokens: _Tokens, long: Array, max_length: int, overflow: str
+) -> tuple[Array, Array, Array, Array]:
+    """Columns index, start, stop, learned with the too long samples cut, split or left out."""
+    pieces: list[tuple[int, int, int, int]] = []
+    length_S, learned_S = tokens.length_S, tokens.learned_S
+    for i in range(len(length_S)):
+        if not long[i]:
+            pieces.append((i, 0, int(length_S[i]), int(learned_S[i])))
+            continue
+        weights = tokens.weights_of(i)
+        for start, stop in _pieces(int(length_S[i]), max_length, overflow):
+            pieces.append((i, start, stop, int((weights[start + 1 : stop] > 0).sum())))
+    columns = np.array(pieces, dtype=np.int64).reshape(-1, 4).T
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def _pieces(length: int, most: int, overflow: str) -> list[tuple[int, int]]:
+    """Where a too long sample is cut; pieces overlap by one token, so that each is predicted."""
+    if overflow == "cut-left":
+        return [(length - most, length)]
+    if overflow == "cut-right":
+        return [(0, most)]
+    if overflow == "split":
+        return [(at, min(at + most, length)) for at in range(0, length - 1, most - 1)]
+    return []

@@ -1,0 +1,236 @@
+"""Files and hub names -> rows, in blocks, each row with the place it came from.
+
+A row travels as the bytes of its JSON, so that it can be hashed and sent to another process
+without being understood here. Files are read as a stream: memory does not grow with the rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swift.errors import ConfigError, DataError
+
+BLOCK = 2048
+"""Rows in one block: small enough to spread over processes, large enough to be worth a file."""
+
+_DOCUMENT = 1 << 20  # a longer text file is cut into documents of about this many characters
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data file, and how many of its rows are taken (None: all)."""
+
+    path: Path
+    name: str
+    take: int | None = None
+
+    def place(self, line: int) -> str:
+        """How a person finds a row: ``chats.jsonl:17``, ``table.parquet row 17``."""
+        if self.path.suffix in (".parquet", ".json"):
+            return f"{self.name} row {line}"
+        return f"{self.name}:{line}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that follow each other: JSON bytes and line numbers (counted from 1)."""
+
+    source: Source
+    lines: list[int]
+    rows: list[bytes]
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """``chats.jsonl#500`` -> (``chats.jsonl``, 500).
+
+    Raises:
+        ConfigError: what follows the # is not a number above 0.
+    """
+    path, mark, count = name.rpartition("#")
+    if not mark or Path(name).exists():
+        return name, None
+    if not count.isdigit() or int(count) == 0:
+        raise ConfigError(f"--dataset: {name}: write the number of rows after the #, as in x#500")
+    return path, int(count)
+
+
+def open_sources(
+    names: list[str], locate: Callable[[str], Path], *, flag: str = "--dataset"
+) -> list[Source]:
+    """The files behind the names of a configuration.
+
+    Args:
+        names: paths or hub names, each perhaps with ``#rows``.
+        locate: finds the local file or folder of a name.
+        flag: named in errors.
+
+    Raises:
+        ConfigError: all names that cannot be used, at once.
+    """
+    problems: list[str] = []
+    sources: list[Source] = []
+    for name in names:
+        try:
+            bare, take = split_name(name)
+            path = locate(bare)
+            files = _files(path)
+            if not files:
+                raise ConfigError(f"{flag}: {bare} holds no {', '.join(sorted(_READERS))} file")
+            if take is not None and len(files) > 1:
+                raise ConfigError(f"{flag}: {name}: # works on one file, and {bare} has several")
+            sources += [Source(file, _shown(bare, path, file), take) for file in files]
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return sources
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.suffix not in _READERS:
+            raise ConfigError(f"--dataset: {path}: known files are {', '.join(sorted(_READERS))}")
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in _READERS)
+
+
+def _shown(bare: str, path: Path, file: Path) -> str:
+    return bare if path == file else f"{bare}/{file.relative_to(path)}"
+
+
+def blocks(source: Source, seed: int) -> Iterator[Block]:
+    """The rows of a source, in order, ``BLOCK`` at a time.
+
+    Args:
+        source: a file; with ``take`` below its number of rows, that many are picked at random.
+        seed: of that choice.
+
+    Raises:
+        DataError: the file cannot be read at all.
+    """
+    picked = None
+    if source.take is not None:
+        picked = _pick(sum(1 for _ in rows(source)), source.take, seed)
+    lines: list[int] = []
+    raw: list[bytes] = []
+    for number, (line, row) in enumerate(rows(source)):
+        if picked is not None and not picked[number]:
+            continue
+        lines.append(line)
+        raw.append(row)
+        if len(raw) == BLOCK:
+            yield Block(source, lines, raw)
+            lines, raw = [], []
+    if raw:
+        yield Block(source, lines, raw)
+
+
+def _pick(count: int, take: int, seed: int) -> np.ndarray[Any, Any] | None:
+    if take >= count:
+        return None
+    chosen = np.zeros(count, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(count, size=take, replace=False)] = True
+    return chosen
+
+
+def rows(source: Source) -> Iterator[tuple[int, bytes]]:
+    """Line number and JSON bytes of every row of a file.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    try:
+        yield from _READERS[source.path.suffix](source)
+    except OSError as error:
+        raise DataError(f"{source.name}: {error.strerror or error}") from None
+
+
+def _jsonl(source: Source) -> Iterator[tuple[int, bytes]]:
+    with source.path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield number, line
+
+
+def _json(source: Source) -> Iterator[tuple[int, bytes]]:
+    text = source.path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        if b"\n{" in text:  # rows by line under another name
+            yield from _jsonl(source)
+            return
+        raise DataError(f"{source.name}: not JSON: {error}") from None
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else [content]
+    if not isinstance(content, list):
+        raise DataError(f"{source.name}: should hold a list of rows")
+    for number, row in enumerate(content, 1):
+        yield number, _dump(row)
+
+
+def _csv(source: Source) -> Iterator[tuple[int, bytes]]:
+    with source.path.open(encoding="utf-8-sig", newline="") as file:
+        delimiter = "\t" if source.path.suffix == ".tsv" else ","
+        reader = csv.DictReader(file, delimiter=delimiter)
+        try:
+            for row in reader:
+                yield reader.line_num, _dump({k: v for k, v in row.items() if k is not None})
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{source.name}:{reader.line_num}: not CSV: {error}") from None
+
+
+def _parquet(source: Source) -> Iterator[tuple[int, bytes]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(source.path).iter_batches(BLOCK):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, _dump(row)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{source.name}: not Parquet: {error}") from None
+
+
+def _txt(source: Source) -> Iterator[tuple[int, bytes]]:
+    """A text file is one document; a very long one several, cut at empty lines."""
+    with source.path.open(encoding="utf-8-sig", errors="strict") as file:
+        first, size, part = 1, 0, []
+        try:
+            for number, line in enumerate(file, 1):
+                part.append(line)
+                size += len(line)
+                if size > _DOCUMENT and not line.strip():
+                    yield first, _dump({"text": "".join(part)})
+                    first, size, part = number + 1, 0, []
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source.name}: not UTF-8 text: {error.reason}") from None
+        if part:
+            yield first, _dump({"text": "".join(part)})
+
+
+def _dump(row: Any) -> bytes:
+    return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+
+
+_READERS: dict[str, Callable[[Source], Iterator[tuple[int, bytes]]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".txt": _txt,
+    ".md": _txt,
+}

@@ -1,0 +1,186 @@
+"""The order of samples: which are in which step, on which process, in every epoch.
+
+The order is a function of seed and epoch alone. So a run that goes on from step k needs to know
+nothing but k, and one process with two micro-batches sees the same step as two processes with one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from swift.data.batch import Batch, batch
+from swift.data.pack import best_fit, pack
+from swift.data.sample import Sample, Samples
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """How groups (single samples, or packs of them) are dealt out.
+
+    One step takes ``batch_size * accumulation * processes`` groups; the last one of an epoch may
+    get fewer. No step crosses the end of an epoch.
+    """
+
+    groups: Sequence[Any]  # sample indices of every group
+    batch_size: int = 1
+    accumulation: int = 1
+    processes: int = 1
+    shuffle: bool = True
+    seed: int = 42
+    drop_last: bool = False
+
+    @property
+    def groups_per_step(self) -> int:
+        """Groups that a full step takes, over all processes."""
+        return self.batch_size * self.accumulation * self.processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass over the data."""
+        full, rest = divmod(len(self.groups), self.groups_per_step)
+        return full if self.drop_last and full else full + (rest > 0)
+
+    def micro_batches(self, step: int, process: int) -> list[list[int]]:
+        """The samples of every micro-batch of a step (counted from 0 over the run) on a process.
+
+        Every process has the same number of them; the last may be empty.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self._epoch(epoch)
+        chosen = order[place * self.groups_per_step :][: self.groups_per_step]
+        stride = self.batch_size * self.processes
+        count = math.ceil(len(chosen) / stride)
+        parts = []
+        for i in range(count):
+            left = i * stride + process * self.batch_size
+            part = chosen[left : left + self.batch_size] if left < len(chosen) else chosen[:0]
+            parts.append([int(sample) for group in part for sample in self.groups[int(group)]])
+        return parts
+
+    def _epoch(self, epoch: int) -> Array:
+        if not self.shuffle:
+            return np.arange(len(self.groups))
+        return _permutation(len(self.groups), self.seed, epoch)
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> Array:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class _Singles(Sequence[Any]):
+    """Every sample as a group of its own, without a list of them."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: Any) -> Any:
+        return (i,)
+
+
+class _Packs(Sequence[Any]):
+    """Groups as two flat arrays: millions of them take no more than their numbers."""
+
+    def __init__(self, groups: list[Array]) -> None:
+        self._starts = np.cumsum([0, *(len(group) for group in groups)])
+        self._samples = np.concatenate(groups).astype(np.int32) if groups else np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._samples[self._starts[i] : self._starts[i + 1]]
+
+
+def group(samples: Samples, capacity: int | None) -> Sequence[Any]:
+    """Groups of samples: packs of at most ``capacity`` positions, or (None) one sample each."""
+    if capacity is None:
+        return _Singles(len(samples))
+    return _Packs(best_fit(samples.lengths_S, capacity))
+
+
+class _Batches(Dataset[Sample]):
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitems__(self, indices: list[int]) -> list[Sample]:
+        return [self.samples[i] for i in indices]
+
+    def __getitem__(self, i: int) -> Sample:
+        return self.samples[i]
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The micro-batches of a run from a step on, as torch's loader asks for them."""
+
+    order: Order
+    first: int
+    last: int
+    process: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.last):
+            yield from self.order.micro_batches(step, self.process)
+
+
+@dataclass(frozen=True)
+class _Collate:
+    packed: bool
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        return batch(pack(samples), packed=self.packed)
+
+
+def steps(
+    samples: Samples,
+    order: Order,
+    *,
+    first: int,
+    last: int,
+    process: int = 0,
+    packed: bool = True,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[list[Batch]]:
+    """The micro-batches of each step from ``first`` up to ``last``.
+
+    Args:
+        samples: what the order's indices mean.
+        order: which samples are in which step.
+        first: the step to begin with (counted from 0 over the run).
+        last: the step to stop before.
+        process: which of the order's processes this is.
+        packed: samples end to end, else padded rows.
+        workers: processes that prepare batches ahead.
+        pin: put batches into page-locked memory (for a GPU).
+    """
+    loader: Any = DataLoader(
+        _Batches(samples),
+        batch_sampler=_Keys(order, first, last, process),
+        collate_fn=_Collate(packed),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+    batches = iter(loader)
+    try:
+        for step in range(first, last):
+            count = len(order.micro_batches(step, process))
+            yield [next(batches) for _ in range(count)]
+    finally:
+        del batches
+
+

@@ -1,0 +1,125 @@
+"""Find what a name stands for: a folder, a GGUF file, an installed package, a hub's repository."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from swift.errors import ConfigError
+from swift.hub import gguf, remote
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+
+
+def cache_dir() -> Path:
+    """Where converted models and tokens are kept: $SWIFT_CACHE, else the user's cache folder."""
+    if os.environ.get("SWIFT_CACHE"):
+        return Path(os.environ["SWIFT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swift"
+
+
+def locate_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    hub: str = "auto",
+    dtype: str = "float32",
+    code: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """The local folder of a model, in the layout that transformers loads.
+
+    Args:
+        name: a folder, a ``.gguf`` file, ``package:<name>`` or a hub name.
+        revision: branch, tag or commit on the hub.
+        hub: ``auto``, ``huggingface`` or ``modelscope``.
+        dtype: number format in which a GGUF file is written once it is dequantized.
+        code: fetch Python files too (``trust_remote_code``).
+        say: told what takes long.
+
+    Raises:
+        ConfigError: nothing is there, or it cannot be fetched.
+    """
+    if name.startswith("package:"):
+        name = str(_in_package(name.removeprefix("package:")))
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ConfigError(f"--model: {name} is a file; give its folder, or a .gguf file")
+        return gguf.convert(path, cache_dir() / "gguf", dtype, say)
+    if path.is_dir():
+        return _checkpoint(path, name)
+    if _looks_local(name):
+        raise ConfigError(f"--model: {name} does not exist{_neighbour(path)}")
+    patterns = [*remote.MODEL_FILES, *(["*.py"] if code else [])]
+    return remote.fetch(name, "model", revision, hub, patterns, say)
+
+
+def locate_dataset(
+    name: str,
+    *,
+    hub: str = "auto",
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """The local file or folder of a data set.
+
+    Raises:
+        ConfigError: nothing is there, or it cannot be fetched.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if _looks_local(name) or path.suffix:
+        raise ConfigError(f"--dataset: {name} does not exist{_neighbour(path)}")
+    return remote.fetch(name, "dataset", None, hub, remote.DATA_FILES, say)
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name)
+
+
+def _neighbour(path: Path) -> str:
+    """A hint at the nearest name beside a path that does not exist."""
+    import difflib
+
+    if not path.parent.is_dir():
+        return f": there is no folder {path.parent}"
+    close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _checkpoint(path: Path, name: str) -> Path:
+    if (path / "config.json").is_file():
+        return path
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"--model: {name} holds an adapter, not a model; give it as --adapters {name}"
+        )
+    inside = sorted(path.glob("checkpoint-*"))
+    hint = f"; did you mean {inside[-1]}?" if inside else ""
+    raise ConfigError(f"--model: {name} has no config.json, so it is not a model{hint}")
+
+
+def _in_package(name: str) -> Path:
+    """The model inside an installed package; ``name/file`` picks one of several."""
+    package, _, wanted = name.partition("/")
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        raise ConfigError(
+            f"--model: the package {package} is not installed: pip install {package}"
+        ) from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    found += [Path(str(f.locate())).parent for f in files if f.name == "model.safetensors"]
+    if wanted:
+        found = [path for path in found if path.name == wanted]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ConfigError(
+            f"--model: package {package} should hold one model, found {names}"
+            + ("; pick one with package:<name>/<file>" if found else "")
+        )
+    return found[0]
