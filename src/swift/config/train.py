@@ -37,7 +37,8 @@ class TrainSection(Section):
     """Steps between two lines of metrics."""
 
     evaluate: Literal["steps", "epoch", "no"] = "steps"
-    """When the evaluation runs, if there is something to evaluate on; the end is always one."""
+    """When the evaluation runs, if there is something to evaluate on; unless `no`, also at the
+    end."""
 
     eval_every: int | None = Field(None, ge=1)
     """Steps between two evaluations. Default: save_every."""

@@ -1,0 +1,109 @@
+"""Cross-entropy over a large vocabulary, in chunks: all logits never exist at once.
+
+Axes: N learned positions, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from swift.losses.loss import Loss
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits that exist at a time: 64 MiB in float32."""
+
+
+def cross_entropy(
+    hidden_ND: torch.Tensor,
+    targets_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    learning: Sequence[torch.Tensor],
+    vocabulary: int,
+) -> Loss:
+    """Sum over positions of weight * -log softmax(head(hidden))[target].
+
+    Each chunk's gradient is computed with its loss, while its logits are there, so nothing of size
+    N x V is kept or computed twice.
+
+    Args:
+        hidden_ND: last hidden states of learned positions.
+        targets_N: int64 token ids.
+        weights_N: float32, above 0.
+        head: (n, D) -> logits (n, V); any differentiable function, such as a head with an adapter.
+        learning: the parameters inside ``head`` that need gradients.
+        vocabulary: V, which decides the size of a chunk.
+
+    Returns:
+        ``total`` (nats), and in ``sums`` ``token_accuracy``: the weight of the positions whose
+        most likely token is the target.
+    """
+    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    total, right = _Chunked.apply(hidden_ND, targets_N, weights_N, head, rows, *learning)
+    return Loss(total, {"token_accuracy": right.detach()})
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        targets_N: torch.Tensor,
+        weights_N: torch.Tensor,
+        head: Callable[[torch.Tensor], torch.Tensor],
+        rows: int,
+        *learning: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
+        total = hidden_ND.new_zeros((), dtype=torch.float32)
+        right = torch.zeros_like(total)
+        grads: list[torch.Tensor | None] = [
+            torch.zeros_like(x) if need else None
+            for x, need in zip((hidden_ND, *learning), needs, strict=True)
+        ]
+        for start in range(0, len(targets_N), rows):
+            part = slice(start, start + rows)
+            hidden = hidden_ND[part].detach().requires_grad_(needs[0])
+            with torch.set_grad_enabled(any(needs)):
+                logits_NV = head(hidden)
+            loss, hits, slope_NV = _softmax_loss(
+                logits_NV.detach(), targets_N[part], weights_N[part], slope=any(needs)
+            )
+            total += loss
+            right += hits
+            if slope_NV is None:
+                continue
+            wanted = [x for x, need in zip((hidden, *learning), needs, strict=True) if need]
+            found = iter(torch.autograd.grad(logits_NV, wanted, slope_NV.to(logits_NV.dtype)))
+            if needs[0]:
+                grads[0][part] = next(found)  # type: ignore[index]
+            for grad in grads[1:]:
+                if grad is not None:
+                    grad += next(found)
+        ctx.grads = grads
+        ctx.mark_non_differentiable(right)
+        return total, right
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        scaled = [None if grad is None else grad.mul_(slopes[0]) for grad in ctx.grads]
+        ctx.grads = None
+        return (scaled[0], None, None, None, None, *scaled[1:])
+
+
+def _softmax_loss(
+    logits_NV: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor, *, slope: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Weighted loss and hits of a chunk, and the derivative of the loss by the logits."""
+    log_NV = torch.log_softmax(logits_NV.float(), dim=-1)
+    chosen_N = log_NV.gather(1, targets_N[:, None])[:, 0]
+    loss = -(chosen_N * weights_N).sum()
+    hits = ((log_NV.argmax(-1) == targets_N) * weights_N).sum()
+    if not slope:
+        return loss, hits, None
+    slope_NV = log_NV.exp_()  # in place: softmax - one-hot, times the weight
+    slope_NV.scatter_add_(1, targets_N[:, None], torch.full_like(chosen_N, -1.0)[:, None])
+    return loss, hits, slope_NV.mul_(weights_N[:, None])

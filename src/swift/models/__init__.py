@@ -1,0 +1,1 @@
+"""transformers' models: loaded, taken apart by asking them, saved."""

@@ -1,0 +1,123 @@
+"""A checkpoint folder -> a model in the asked number format, in one copy; or its mere shape."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from swift.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of a configuration's word; ``auto`` asks the device."""
+    if name != "auto":
+        return DTYPES[name]
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.float32`` -> ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The architecture of a checkpoint.
+
+    Raises:
+        ConfigError: it cannot be read, is unknown, or wants to run its own code.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(_why(folder, error)) from None
+
+
+def load_model(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model; weights arrive in ``dtype`` without a second copy.
+
+    Args:
+        folder: checkpoint in the Hugging Face layout.
+        dtype: of every weight.
+        device: where weights are put; default: the CPU.
+        trust_remote_code: allow code from the checkpoint.
+
+    Raises:
+        ConfigError: not a causal language model, or the checkpoint lacks weights.
+    """
+    load_config(folder, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"device_map": device} if device and device.type != "cpu" else {}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ConfigError(_why(folder, error)) from None
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise ConfigError(
+            f"--model: {folder} lacks {len(absent)} weights that this architecture needs "
+            f"({', '.join(absent[:3])} ...); they would be random"
+        )
+    _prepare(model)
+    return model
+
+
+def load_shape(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model without its weights: names and sizes, no memory (torch's ``meta`` device)."""
+    config = copy.deepcopy(load_config(folder, trust_remote_code=trust_remote_code))
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+    except ValueError as error:
+        raise ConfigError(_why(folder, error)) from None
+    _prepare(model)
+    return model
+
+
+def _prepare(model: PreTrainedModel) -> None:
+    """Batches carry no padding, so no token is a padding token: where pad is the stop token, as in
+    many checkpoints, torch would else never learn its embedding."""
+    embeddings = model.get_input_embeddings()
+    if isinstance(embeddings, torch.nn.Embedding):
+        embeddings.padding_idx = None
+    model.config.use_cache = False
+
+
+def context_length(config: Any) -> int | None:
+    """Positions that the model was made for."""
+    text = config.get_text_config()
+    found = getattr(text, "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def _why(folder: Path, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return f"--model: {folder} brings its own Python code; if you trust it: --trust_remote_code true"
+    if "Unrecognized configuration class" in text:
+        return f"--model: {folder} is not a causal language model"
+    if "no file named" in text:
+        return f"--model: {folder} holds no weights (model.safetensors)"
+    first = text.strip().splitlines()[0] if text.strip() else repr(error)
+    return f"--model: {folder} cannot be loaded: {first}"

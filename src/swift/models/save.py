@@ -1,0 +1,60 @@
+"""A model -> a folder that plain transformers loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+_BESIDE = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt",
+    "*.model", "*.jinja", "chat_template.json", "generation_config.json", "preprocessor_config.json",
+    "processor_config.json", "*.tiktoken", "*.py",
+)  # fmt: skip
+
+
+def save_model(
+    model: PreTrainedModel,
+    folder: Path,
+    base: Path,
+    *,
+    dtype: torch.dtype,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    shard_size: str = "5GB",
+) -> None:
+    """Write weights, configuration, tokenizer and template.
+
+    Args:
+        model: gives names and configuration.
+        folder: is made.
+        base: the checkpoint that the model came from; tokenizer and the like are copied from it.
+        dtype: the format that the configuration names for whoever loads it.
+        weights: the weights, when not those of ``model`` (sharded ones gathered, say).
+        shard_size: largest file of weights.
+    """
+    cached, model.config.use_cache = model.config.use_cache, True
+    try:
+        model.save_pretrained(
+            folder,
+            state_dict=None if weights is None else dict(weights),
+            max_shard_size=shard_size,
+        )
+    finally:
+        model.config.use_cache = cached
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    copy_beside(base, folder)
+
+
+def copy_beside(base: Path, folder: Path) -> None:
+    """Copy what belongs to a checkpoint beside its weights: tokenizer, template, settings."""
+    for pattern in _BESIDE:
+        for file in base.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)

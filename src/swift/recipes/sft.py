@@ -1,0 +1,61 @@
+"""``swift sft``: fine-tune on conversations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from swift.chat.load import load_renderer
+from swift.config.runs import TrainingConfig
+from swift.observe.log import Log, quiet_libraries
+from swift.observe.metrics import check_report
+from swift.parallel.mesh import open_mesh
+from swift.parallel.world import World
+from swift.recipes.check import show
+from swift.train import setup
+from swift.train.folder import open_run
+from swift.train.loop import fit
+from swift.train.outcome import Outcome, outcome
+from swift.train.stop import StopRequest
+
+
+def run(
+    config: TrainingConfig, world: World, kind: Literal["chat", "text"] = "chat"
+) -> Outcome | None:
+    """Train, and say where the result is.
+
+    Args:
+        config: everything a user may say.
+        world: which process this is.
+        kind: rows are conversations, or plain text (``swift pt``).
+
+    Returns:
+        What the run leaves behind; None after a dry run.
+    """
+    quiet_libraries()
+    check_report(config.report)
+    log = Log(world.is_main)
+    with open_mesh(world, config.parallel) as mesh, StopRequest() as stopping:
+        session = setup.open_session(config, mesh, log)
+        renderer = load_renderer(
+            session.base,
+            chat_template=config.model.chat_template,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+        data = setup.prepare_data(session, renderer, kind)
+        plan = setup.make_plan(session, data)
+        if config.dry_run:
+            show(session, plan, data, renderer)
+            return None
+        with setup.explaining_memory(plan):
+            folder, checkpoint = mesh.share(open_run(config) if world.is_main else None)
+            learner = setup.build_learner(session, plan, checkpoint)
+            keeper = setup.make_keeper(session, folder, learner, plan, data)
+            state = setup.start(session, folder, checkpoint, keeper, data)
+            with setup.recording(session, folder, state, plan) as outlets:
+                reason = fit(
+                    setup.make_job(session, learner, keeper, plan, data, stopping, outlets), state
+                )
+        result = outcome(folder, state, reason)
+        if world.is_main:
+            result.announce(log)
+        return result

@@ -1,0 +1,324 @@
+"""The parts of a training run, put together in the order in which a recipe asks for them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from swift import registry
+from swift.chat.render import Renderer
+from swift.config.runs import TrainingConfig
+from swift.data.batch import Batch
+from swift.data.prepare import Prepared, Workshop, prepare
+from swift.data.stream import Order, steps
+from swift.errors import ResourceError
+from swift.hub.locate import cache_dir, locate_dataset, locate_model
+from swift.models.anatomy import decoder_layers
+from swift.models.attention import Layout, choose_layout
+from swift.models.heads import find_head
+from swift.models.load import dtype_name, load_model, resolve_dtype
+from swift.observe.log import Log
+from swift.observe.metrics import Recorder
+from swift.observe.plot import plot_loss
+from swift.observe.progress import Progress
+from swift.parallel.mesh import Mesh, Spread
+from swift.train.checkpoint import Keeper
+from swift.train.folder import dump_config
+from swift.train.loop import Job
+from swift.train.objective import Objective
+from swift.train.plan import (
+    Budget,
+    Shape,
+    budget_of,
+    eval_order_of,
+    learning_rate_of,
+    max_length_of,
+    order_of,
+    shape_of,
+    steps_of,
+)
+from swift.train.state import TrainState
+from swift.tune.lora import load_adapter
+from swift.tune.tuned import Tuned
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every part of a run needs to know."""
+
+    config: TrainingConfig
+    mesh: Mesh
+    log: Log
+    base: Path  # local folder of the base model
+    compute: torch.dtype  # number format of the computation
+
+
+def open_session(config: TrainingConfig, mesh: Mesh, log: Log) -> Session:
+    """Fetch the model's files and settle the number format."""
+    compute = resolve_dtype(config.model.dtype, mesh.device)
+    with mesh.main_first():
+        base = locate_model(
+            config.model.path,
+            revision=config.model.revision,
+            hub=config.model.hub,
+            dtype=dtype_name(compute),
+            code=config.model.trust_remote_code,
+            say=log,
+        )
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    return Session(config, mesh, log, base, compute)
+
+
+def prepare_data(session: Session, renderer: Renderer, kind: Literal["chat", "text"]) -> Prepared:
+    """Turn rows into samples; the first process of a machine does the work for all."""
+    config, log = session.config, session.log
+    main = session.mesh.world.local_rank == 0
+    done = 0
+
+    def progress(rows: int) -> None:
+        nonlocal done
+        before, done = done // 50_000, done + rows
+        if done // 50_000 > before:
+            log(f"  {done:,} rows read")
+
+    workshop = Workshop(
+        section=config.data if main else config.data.model_copy(update={"cache": True}),
+        spec=renderer.spec,
+        kind=kind,
+        max_length=max_length_of(config, session.base),
+        cache=cache_dir() / "tokens",
+        locate=lambda name: locate_dataset(name, hub=config.model.hub, say=log),
+        plugins=tuple(config.external_plugins),
+        progress=progress,
+    )
+    with session.mesh.main_first():
+        return prepare(workshop, config.data.train)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is cut into steps, and what it takes."""
+
+    order: Order
+    eval_order: Order
+    steps: int
+    learning_rate: float
+    max_length: int
+    shape: Shape
+    budget: Budget
+
+    def rate(self, config: TrainingConfig, step: int) -> float:
+        """The learning rate of a step (counted from 0)."""
+        share = registry.build(config.schedule, step, self.steps)
+        return self.learning_rate * float(share)
+
+
+def make_plan(session: Session, data: Prepared) -> Plan:
+    """Cut the data into steps and estimate the memory, from the model's shape alone."""
+    config, processes = session.config, session.mesh.world.size
+    max_length = max_length_of(config, session.base)
+    order = order_of(config, data.train, max_length, processes)
+    shape = shape_of(config, session.base, session.compute)
+    lengths = data.train.lengths_S
+    device, compute = session.mesh.device, session.compute
+    return Plan(
+        order,
+        eval_order_of(config, data.val, processes),
+        steps_of(config, order),
+        learning_rate_of(config),
+        max_length,
+        shape,
+        budget_of(config, shape, order, lengths, max_length, compute, device),
+    )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The model, ready to learn on this process."""
+
+    tuned: Tuned
+    spread: Spread
+    optimizer: torch.optim.Optimizer
+    layout: Layout
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that learn."""
+        return [p for p in self.spread.module.parameters() if p.requires_grad]
+
+
+def build_learner(session: Session, plan: Plan, checkpoint: Path | None) -> Learner:
+    """Load the model (or the weights of a checkpoint), mark what learns, spread it."""
+    config, mesh = session.config, session.mesh
+    torch.manual_seed(config.train.seed)
+    tuned = _load(session, checkpoint)
+    model = tuned.model
+    layout = choose_layout(model, config.model.attention)
+    if config.data.packing and not layout.packed:
+        raise ResourceError(
+            f"--packing: {type(model).__name__} carries a state along the sequence, so packed samples "
+            "would leak into each other; use --packing false"
+        )
+    head = find_head(model)
+    if plan.budget.again:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    spread = Spread(
+        Objective(model, head), decoder_layers(model), mesh, config.parallel, session.compute
+    )
+    torch.manual_seed(config.train.seed + mesh.world.rank)  # dropout differs between processes
+    optimizer = registry.build(
+        config.optimizer, spread.module.named_parameters(), plan.learning_rate
+    )
+    return Learner(tuned, spread, optimizer, layout)
+
+
+def _load(session: Session, checkpoint: Path | None) -> Tuned:
+    """The model with what learns in it; weights that learn are in float32."""
+    config = session.config
+    section, adapter = config.tuner, config.tuner.kind != "full"
+    sharded = config.parallel.shard != "none" and session.mesh.devices is not None
+    model = load_model(
+        checkpoint if checkpoint and not adapter else session.base,
+        session.compute if adapter else torch.float32,
+        device=torch.device("cpu") if sharded else session.mesh.device,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    adapters = list(config.model.adapters)
+    if checkpoint is not None:
+        adapters = [str(checkpoint)] if adapter else []
+    elif config.model.merge:
+        for folder in adapters:
+            model = load_adapter(model, folder).merge_and_unload()
+        adapters = []
+    label = config.model.path if config.model.hub != "auto" else str(session.base)
+    tuned: Tuned = registry.build(section, model, adapters, label)
+    return tuned
+
+
+def make_keeper(
+    session: Session, folder: Path, learner: Learner, plan: Plan, data: Prepared
+) -> Keeper:
+    """What writes checkpoints, with all that decides the order of samples."""
+    config, order = session.config, plan.order
+    return Keeper(
+        folder=folder,
+        base=session.base,
+        tuned=learner.tuned,
+        module=learner.spread.module,
+        optimizer=learner.optimizer,
+        mesh=session.mesh,
+        compute=session.compute,
+        config=dump_config(config),
+        order={
+            "samples": data.train.fingerprint,
+            "samples in a step": order.groups_per_step,
+            "packing": config.data.packing and plan.max_length,
+            "shuffle": order.shuffle,
+            "data seed": order.seed,
+            "drop_last": order.drop_last,
+        },
+        keep=config.train.keep,
+        only_model=config.train.save_only_model,
+    )
+
+
+def start(
+    session: Session, folder: Path, checkpoint: Path | None, keeper: Keeper, data: Prepared
+) -> TrainState:
+    """Where the run begins: at its start, or where a checkpoint left it."""
+    if session.mesh.world.is_main:
+        (folder / "config.yaml").write_text(keeper.config, encoding="utf-8")
+        ledger = json.dumps(data.ledger.as_dict(), indent=2, ensure_ascii=False)
+        (folder / "ledger.json").write_text(ledger, encoding="utf-8")
+    if checkpoint is None:
+        if session.config.train.resume:
+            session.log("nothing to resume yet: the run begins anew")
+        return TrainState()
+    session.log(f"going on from {checkpoint}")
+    return keeper.restore(checkpoint)
+
+
+@contextlib.contextmanager
+def recording(
+    session: Session, folder: Path, state: TrainState, plan: Plan
+) -> Iterator[tuple[Recorder | None, Progress]]:
+    """Open the terminal's progress and the sinks; close them and draw the curve in any case."""
+    config, main = session.config, session.mesh.world.is_main
+    progress = Progress(plan.steps, speaking=main)
+    recorder = None
+    if main:
+        name = config.run_name or str(folder)
+        values = config.model_dump(mode="json")
+        recorder = Recorder(folder, name, values, config.report, session.log, progress, state.step)
+    try:
+        yield recorder, progress
+    finally:
+        if recorder:
+            recorder.close()
+            plot_loss(folder / "metrics.jsonl", folder / "loss.png")
+        progress.close()
+
+
+def make_job(
+    session: Session,
+    learner: Learner,
+    keeper: Keeper,
+    plan: Plan,
+    data: Prepared,
+    stopping: Any,
+    outlets: tuple[Recorder | None, Progress],
+) -> Job:
+    """Everything that the loop needs."""
+    config, mesh = session.config, session.mesh
+    rank, packed = mesh.world.rank, learner.layout.packed
+    pin, workers = mesh.device.type == "cuda", config.data.workers
+
+    def windows(first: int, last: int) -> Iterator[list[Batch]]:
+        return steps(
+            data.train, plan.order, first=first, last=last, process=rank,
+            packed=packed, workers=workers, pin=pin,
+        )  # fmt: skip
+
+    def evaluation() -> Iterator[list[Batch]]:
+        order = plan.eval_order
+        return steps(
+            data.val, order, first=0, last=order.steps_per_epoch, process=rank, packed=packed
+        )
+
+    return Job(
+        spread=learner.spread,
+        parameters=learner.parameters,
+        optimizer=learner.optimizer,
+        rate=lambda step: plan.rate(config, step),
+        windows=windows,
+        steps=plan.steps,
+        steps_per_epoch=plan.order.steps_per_epoch,
+        section=config.train,
+        mesh=mesh,
+        compute=session.compute,
+        evaluation=evaluation if len(data.val) else None,
+        save=keeper.save,
+        stopping=stopping,
+        recorder=outlets[0],
+        progress=outlets[1],
+    )
+
+
+@contextlib.contextmanager
+def explaining_memory(plan: Plan) -> Iterator[None]:
+    """Turn 'out of memory' into the knobs that would help, and what each would save."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "allocate memory" not in text and "not enough memory" not in text:
+            raise
+        raise ResourceError(f"out of memory. What would help:\n{plan.budget.advice()}") from None
