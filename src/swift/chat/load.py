@@ -24,12 +24,7 @@ def load_renderer(
         ConfigError: there is no tokenizer, or the template file cannot be read.
     """
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    templates = tokenizer.chat_template
-    if chat_template is not None:
-        try:
-            templates = Path(chat_template).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--chat_template: {chat_template}: {error.strerror}") from None
+    templates = template_of(chat_template) or tokenizer.chat_template
     if isinstance(templates, str):
         templates = {"default": templates}
     spec = RendererSpec(
@@ -40,6 +35,21 @@ def load_renderer(
         eos_id=tokenizer.eos_token_id,
     )
     return Renderer(spec)
+
+
+def template_of(file: str | None) -> str | None:
+    """The text of a template file; None without one.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"--chat_template: {file}: {why}") from None
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:

@@ -7,12 +7,8 @@ from typing import Literal
 from swift.config.section import Section, Strings
 
 
-class ModelSection(Section):
-    """Which model, and how it is loaded."""
-
-    path: str
-    """A hub name (Qwen/Qwen3-0.6B), a folder, a .gguf file, or package:<name> of an installed
-    package that carries a model."""
+class LoadSection(Section):
+    """How a model is loaded."""
 
     revision: str | None = None
     """Branch, tag or commit on the hub."""
@@ -35,8 +31,24 @@ class ModelSection(Section):
     """Run Python code that comes with the checkpoint. Only for sources you trust."""
 
     adapters: Strings = []
-    """Adapter folders (checkpoint-N of a LoRA run) put onto the model: trained on by sft and pt,
-    used by infer and export."""
+    """The folder of an adapter (checkpoint-N of a LoRA run) that is put onto the model: trained on
+    by sft and pt, used by infer and export."""
 
     merge: bool = False
     """Merge those adapters into the weights once loaded: faster, equal within rounding."""
+
+
+class ModelSection(LoadSection):
+    """Which model, and how it is loaded."""
+
+    path: str
+    """A hub name (Qwen/Qwen3-0.6B), a folder, a .gguf file, or package:<name> of an installed
+    package that carries a model."""
+
+
+class UsedModelSection(LoadSection):
+    """Which model, and how it is loaded."""
+
+    path: str | None = None
+    """A hub name (Qwen/Qwen3-0.6B), a folder, a .gguf file, or package:<name> of an installed
+    package that carries a model. Default: what the adapter was trained on."""

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from swift.config.data import ConversationsSection, DataSection, TextsSection
 from swift.config.infer import InferSection
-from swift.config.model import ModelSection
+from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
 from swift.config.section import Section, Strings, Variants
@@ -73,7 +73,7 @@ class InferConfig(Section):
     """swift infer: chat in the terminal, or answer a whole data set."""
 
     command: Literal["infer"] = "infer"
-    model: ModelSection
+    model: UsedModelSection = UsedModelSection()
     infer: InferSection = InferSection()
     data: DataSection = DataSection()
 
@@ -90,12 +90,19 @@ class InferConfig(Section):
     dry_run: bool = False
     """Check everything and say what would happen, without answering."""
 
+    @model_validator(mode="after")
+    def _check(self) -> InferConfig:
+        if not self.model.path and not self.model.adapters:
+            why = "is needed, or --adapters output/run/checkpoint-N"
+            raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
+        return self
+
 
 class MergeConfig(Section):
     """swift merge-lora, swift export --merge_lora true: adapter and base as one model."""
 
     command: Literal["export"] = "export"
-    model: ModelSection
+    model: UsedModelSection = UsedModelSection()
 
     output: str | None = None
     """Folder of the merged model. Default: <adapter>-merged."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 _BESIDE = (
@@ -20,18 +21,16 @@ _BESIDE = (
 def save_model(
     model: PreTrainedModel,
     folder: Path,
-    base: Path,
     *,
     dtype: torch.dtype,
     weights: Mapping[str, torch.Tensor] | None = None,
     shard_size: str = "5GB",
 ) -> None:
-    """Write weights, configuration, tokenizer and template.
+    """Write weights and configuration.
 
     Args:
         model: gives names and configuration.
         folder: is made.
-        base: the checkpoint that the model came from; tokenizer and the like are copied from it.
         dtype: the format that the configuration names for whoever loads it.
         weights: the weights, when not those of ``model`` (sharded ones gathered, say).
         shard_size: largest file of weights.
@@ -49,7 +48,6 @@ def save_model(
     config = json.loads(file.read_text(encoding="utf-8"))
     config["dtype"] = str(dtype).removeprefix("torch.")
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    copy_beside(base, folder)
 
 
 def copy_beside(base: Path, folder: Path) -> None:
@@ -58,3 +56,12 @@ def copy_beside(base: Path, folder: Path) -> None:
         for file in base.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
+
+
+def saved_keys(folder: Path) -> set[str]:
+    """The names of the weights in a checkpoint folder."""
+    names: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            names |= set(weights.keys())
+    return names

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from swift.errors import CheckpointError
-from swift.models.save import save_model
+from swift.models.save import copy_beside, save_model
 from swift.parallel.mesh import Mesh, whole
 from swift.train.state import TrainState
 from swift.tune.tuned import Tuned
@@ -51,6 +51,7 @@ class Keeper:
     mesh: Mesh
     compute: torch.dtype
     config: str  # config.yaml
+    template: str | None  # the chat template, when it is not the checkpoint's own
     order: dict[str, Any]  # what decides the order of samples
     keep: int | None
     only_model: bool
@@ -88,6 +89,9 @@ class Keeper:
         weights = self._weights()
         if self.mesh.world.is_main:
             self._write_weights(part, weights)
+            copy_beside(self.base, part)
+            if self.template is not None:
+                (part / "chat_template.jinja").write_text(self.template, encoding="utf-8")
             (part / "config.yaml").write_text(self.config, encoding="utf-8")
         del weights
         if self.only_model:
@@ -127,7 +131,7 @@ class Keeper:
             return
         if self.only_model:
             weights = {name: tensor.to(self.compute) for name, tensor in weights.items()}
-        save_model(self.tuned.model, part, self.base, dtype=self.compute, weights=weights)
+        save_model(self.tuned.model, part, dtype=self.compute, weights=weights)
 
     def _prune(self, state: TrainState) -> None:
         if self.keep is None:

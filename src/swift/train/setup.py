@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from swift import registry
+from swift.chat.load import template_of
 from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data.batch import Batch
@@ -160,13 +161,13 @@ def build_learner(session: Session, plan: Plan, checkpoint: Path | None) -> Lear
     torch.manual_seed(config.train.seed)
     tuned = _load(session, checkpoint)
     model = tuned.model
+    head = find_head(model)
     layout = choose_layout(model, config.model.attention)
     if config.data.packing and not layout.packed:
         raise ResourceError(
             f"--packing: {type(model).__name__} carries a state along the sequence, so packed samples "
             "would leak into each other; use --packing false"
         )
-    head = find_head(model)
     if plan.budget.again:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     spread = Spread(
@@ -216,6 +217,7 @@ def make_keeper(
         mesh=session.mesh,
         compute=session.compute,
         config=dump_config(config),
+        template=template_of(config.model.chat_template),
         order={
             "samples": data.train.fingerprint,
             "samples in a step": order.groups_per_step,

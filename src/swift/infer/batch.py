@@ -1,0 +1,173 @@
+"""A whole data set answered into a JSONL file, a batch at a time; what is answered already stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from swift.chat.message import Conversation, Message
+from swift.data.formats.form import formats, understand
+from swift.data.source import Source, blocks
+from swift.errors import DataError
+from swift.infer.talk import Talker
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row without its answer."""
+
+    number: int  # of the row, over all sources, counted from 0
+    place: str
+    messages: tuple[Message, ...]
+    label: str | None  # the answer that the row had
+
+
+def questions(
+    sources: Sequence[Source], seed: int, columns: dict[str, str], system: str | None
+) -> Iterator[Question | tuple[int, str, str]]:
+    """The rows of a data set as questions; a row that cannot be used as (number, place, why)."""
+    known = formats()
+    number = -1
+    for source in sources:
+        for block in blocks(source, seed):
+            for line, raw in zip(block.lines, block.rows, strict=True):
+                number += 1
+                place = source.place(line)
+                try:
+                    yield _question(number, place, raw, known, columns, system)
+                except (DataError, ValueError) as error:
+                    yield number, place, str(error)
+
+
+def _question(
+    number: int, place: str, raw: bytes, known: list[Any], columns: dict[str, str], system: str | None
+) -> Question:
+    row = json.loads(raw)
+    if isinstance(row, dict):
+        row = {columns.get(name, name): value for name, value in row.items()}
+        if not ({"response", "answer", "output"} & set(row)) and "query" in row:
+            row = {**row, "response": ""}
+    meaning = understand(row, known)
+    if not isinstance(meaning, Conversation):
+        raise DataError("a plain text is no question")
+    messages, label = list(meaning.messages), None
+    if messages and messages[-1].role == "assistant":
+        label = str(messages.pop().content) or None
+    if not messages or messages[-1].role != "user":
+        raise DataError("there is no user message to answer")
+    if system and messages[0].role != "system":
+        messages.insert(0, Message("system", system))
+    return Question(number, place, tuple(messages), label)
+
+
+def answer_all(
+    talker: Talker,
+    rows: Iterator[Question | tuple[int, str, str]],
+    result: Path,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Answer rows into ``result``; rows found there already are not answered again.
+
+    Args:
+        talker: answers.
+        rows: what to answer.
+        result: a JSONL file, one line a row, in the order of the rows.
+        batch_size: rows answered at once.
+        progress: told (rows answered in this call, rows passed over).
+
+    Returns:
+        The number of rows that could not be answered; each has a line with ``error``.
+    """
+    done = _answered(result)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    failed = answered = 0
+    with result.open("a", encoding="utf-8") as file:
+        waiting = (row for row in rows if _number(row) not in done)
+        while batch := list(islice(waiting, batch_size)):
+            lines = _answer(talker, batch)
+            failed += sum("error" in line for line in lines)
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.flush()
+            answered += len(lines)
+            progress(answered, len(done))
+    return failed
+
+
+def _number(row: Question | tuple[int, str, str]) -> int:
+    return row.number if isinstance(row, Question) else row[0]
+
+
+def _answer(
+    talker: Talker, batch: list[Question | tuple[int, str, str]]
+) -> list[dict[str, Any]]:
+    asked = [row for row in batch if isinstance(row, Question)]
+    try:
+        found = dict(zip((row.number for row in asked), talker.answers([row.messages for row in asked]), strict=True))
+        broken: dict[int, str] = {}
+    except DataError:
+        found, broken = _one_by_one(talker, asked)
+    lines: list[dict[str, Any]] = []
+    for row in batch:
+        if not isinstance(row, Question):
+            lines.append({"row": row[0], "place": row[1], "error": row[2]})
+        elif row.number in broken:
+            lines.append({"row": row.number, "place": row.place, "error": broken[row.number]})
+        else:
+            message, completion = found[row.number]
+            lines.append(
+                {
+                    "row": row.number,
+                    "response": message.content,
+                    "labels": row.label,
+                    "finish_reason": completion.finish_reason,
+                    "messages": [
+                        *({"role": m.role, "content": m.content} for m in row.messages),
+                        {"role": "assistant", "content": message.content},
+                    ],
+                }
+            )
+    return lines
+
+
+def _one_by_one(talker: Talker, asked: list[Question]) -> tuple[dict[int, Any], dict[int, str]]:
+    """Find the row that spoils a batch; the others are answered."""
+    found: dict[int, Any] = {}
+    broken: dict[int, str] = {}
+    for row in asked:
+        try:
+            found[row.number] = talker.answers([row.messages])[0]
+        except DataError as error:
+            broken[row.number] = str(error)
+    return found, broken
+
+
+def _answered(result: Path) -> set[int]:
+    """Rows that have a line; a line that a kill cut short is taken away."""
+    if not result.is_file():
+        return set()
+    lines = result.read_bytes().splitlines(keepends=True)
+    whole: list[bytes] = []
+    numbers: set[int] = set()
+    for line in lines:
+        try:
+            numbers.add(int(json.loads(line)["row"]))
+        except (ValueError, KeyError, TypeError):
+            if line is lines[-1]:
+                continue
+            raise DataError(
+                f"--result_path: {result} exists and is not a result of swift infer"
+            ) from None
+        if line.endswith(b"\n"):
+            whole.append(line)
+        else:
+            numbers.discard(int(json.loads(line)["row"]))
+    if len(whole) != len(lines):
+        part = result.with_name(f".{result.name}.part")
+        part.write_bytes(b"".join(whole))
+        part.replace(result)
+    return numbers

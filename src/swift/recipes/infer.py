@@ -1,0 +1,80 @@
+"""``swift infer``: chat in the terminal, or answer a whole data set."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from swift.config.data import DataSection
+from swift.config.infer import InferSection
+from swift.config.runs import InferConfig
+from swift.data.source import Source, open_sources
+from swift.errors import ConfigError
+from swift.hub.locate import locate_dataset
+from swift.infer.batch import answer_all, questions
+from swift.infer.load import Trained, load_talker, settle
+from swift.infer.talk import Talker, Terminal
+from swift.observe.log import Log, quiet_libraries
+from swift.parallel.mesh import device_of
+from swift.parallel.world import World
+
+
+def run(config: InferConfig, world: World) -> None:
+    """Load a model and let it answer."""
+    quiet_libraries()
+    log = Log(world.is_main)
+    model, before = settle(config.model)
+    names = _names(config, before)
+    sources = open_sources(
+        names, lambda name: locate_dataset(name, hub=model.hub, say=log), flag="--val_dataset"
+    )
+    system = config.data.system or before.get("data", "system")
+    result = _result_path(config) if names else None
+    if config.dry_run:
+        doing = f"answer {', '.join(names)} into {result}" if names else "chat"
+        log(f"would load {model.path} {' '.join(model.adapters)} and {doing}")
+        return
+    talker = load_talker(model, config.infer, device_of(world), log)
+    if result is None:
+        Terminal(talker, system, config.infer.stream).run()
+        return
+    _answer(config.data, config.infer, sources, system, result, talker, log)
+
+
+def _names(config: InferConfig, before: Trained) -> list[str]:
+    """The data sets to answer."""
+    if config.data.val:
+        return config.data.val
+    if not config.load_data_args:
+        return []
+    names = before.get("data", "val")
+    if not names:
+        raise ConfigError("--load_data_args: the run was not evaluated on a data set of its own")
+    return list(names)
+
+
+def _result_path(config: InferConfig) -> Path:
+    if config.result_path:
+        return Path(config.result_path).expanduser()
+    beside = Path((config.model.adapters or [str(config.model.path)])[0])
+    folder = beside if beside.is_dir() else Path("output")
+    return folder / "infer_result" / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+
+
+def _answer(
+    data: DataSection,
+    settings: InferSection,
+    sources: list[Source],
+    system: str | None,
+    result: Path,
+    talker: Talker,
+    log: Log,
+) -> None:
+    begun = time.perf_counter()
+
+    def progress(answered: int, before: int) -> None:
+        log(f"  {before + answered} rows ({answered / (time.perf_counter() - begun):.1f} rows/s)")
+
+    rows = questions(sources, data.seed, dict(data.columns), system)
+    failed = answer_all(talker, rows, result, settings.batch_size, progress)
+    log(f"answers: {result}" + (f"; {failed} rows could not be answered" if failed else ""))
