@@ -28,7 +28,7 @@ class LoraSection(TunerSection):
     alpha: float = Field(32.0, gt=0)
     """The update is scaled by alpha / rank (alpha / sqrt(rank) with rslora)."""
 
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before A while training."""
 
     targets: Strings = ["all-linear"]

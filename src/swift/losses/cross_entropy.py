@@ -12,8 +12,13 @@ import torch
 
 from swift.losses.loss import Loss
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits that exist at a time: 64 MiB in float32."""
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits that exist at a time: 16 MiB in float32, within a CPU's cache; 256 MiB on a GPU."""
+
+
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    """Positions whose logits exist at a time."""
+    return max(1, CHUNK_ELEMENTS.get(device.type, 1 << 22) // vocabulary)
 
 
 def cross_entropy(
@@ -41,7 +46,7 @@ def cross_entropy(
         ``total`` (nats), and in ``sums`` ``token_accuracy``: the weight of the positions whose
         most likely token is the target.
     """
-    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    rows = chunk_rows(vocabulary, hidden_ND.device)
     total, right = _Chunked.apply(hidden_ND, targets_N, weights_N, head, rows, *learning)
     return Loss(total, {"token_accuracy": right.detach()})
 
@@ -70,7 +75,7 @@ class _Chunked(torch.autograd.Function):
             with torch.set_grad_enabled(any(needs)):
                 logits_NV = head(hidden)
             loss, hits, slope_NV = _softmax_loss(
-                logits_NV.detach(), targets_N[part], weights_N[part], slope=any(needs)
+                logits_NV, targets_N[part], weights_N[part], slope=any(needs)
             )
             total += loss
             right += hits
@@ -97,13 +102,20 @@ class _Chunked(torch.autograd.Function):
 def _softmax_loss(
     logits_NV: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor, *, slope: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Weighted loss and hits of a chunk, and the derivative of the loss by the logits."""
-    log_NV = torch.log_softmax(logits_NV.float(), dim=-1)
-    chosen_N = log_NV.gather(1, targets_N[:, None])[:, 0]
-    loss = -(chosen_N * weights_N).sum()
-    hits = ((log_NV.argmax(-1) == targets_N) * weights_N).sum()
+    """Weighted loss and hits of a chunk, and the derivative of the loss by the logits.
+
+    Works in place: a chunk is the largest tensor of a step. Autograd would notice a head that still
+    needs its logits. A target that shares the first place counts as a hit.
+    """
+    work_NV = logits_NV if logits_NV.dtype == torch.float32 else logits_NV.float()
+    rows_N1 = targets_N[:, None]
+    work_NV.sub_(work_NV.amax(-1, keepdim=True))
+    chosen_N = work_NV.gather(1, rows_N1)[:, 0]
+    sums_N = work_NV.exp_().sum(-1)
+    loss = ((sums_N.log() - chosen_N) * weights_N).sum()
+    hits = ((chosen_N == 0) * weights_N).sum()
     if not slope:
         return loss, hits, None
-    slope_NV = log_NV.exp_()  # in place: softmax - one-hot, times the weight
-    slope_NV.scatter_add_(1, targets_N[:, None], torch.full_like(chosen_N, -1.0)[:, None])
-    return loss, hits, slope_NV.mul_(weights_N[:, None])
+    work_NV.mul_((weights_N / sums_N)[:, None])  # weight * (softmax - one-hot)
+    work_NV.scatter_add_(1, rows_N1, -weights_N[:, None])
+    return loss, hits, work_NV.detach()

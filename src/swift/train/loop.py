@@ -20,6 +20,7 @@ from torch import nn
 from swift.config.train import TrainSection
 from swift.data.batch import Batch
 from swift.errors import ResourceError
+from swift.models.kernels import fast_linear
 from swift.observe.metrics import Recorder
 from swift.observe.progress import Progress
 from swift.parallel.mesh import Mesh, Spread, whole
@@ -95,7 +96,7 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     weight, total_positions, stop = job.mesh.sum([local, positions, float(job.stopping())])
     sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(window):
-        with job.spread.exchange(now=number == len(window) - 1):
+        with job.spread.exchange(now=number == len(window) - 1), fast_linear():
             out = run(job, batch)
             # gradients are averaged over the processes: times their number makes it a sum
             (out["total"] * (job.mesh.world.size / weight)).backward()
@@ -144,7 +145,8 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     values: list[float] = []
     for window in job.evaluation():
         for batch in window:
-            out = {**run(job, batch), "weight": batch.weight}
+            with fast_linear():
+                out = {**run(job, batch), "weight": batch.weight}
             names = names or list(out)
             values = values or [0.0] * len(names)
             values = [value + float(out[name]) for value, name in zip(values, names, strict=True)]

@@ -17,7 +17,7 @@ from swift.config.tuner import LoraSection
 from swift.data.batch import Batch
 from swift.data.sample import Samples
 from swift.data.stream import Order, group
-from swift.losses.cross_entropy import CHUNK_ELEMENTS
+from swift.losses.cross_entropy import chunk_rows
 from swift.models.anatomy import body, census, decoder_layers, vocabulary
 from swift.models.attention import PACKED, run_body
 from swift.models.load import context_length, load_config, load_shape
@@ -189,7 +189,8 @@ def budget_of(
     fixed = parameters_estimate((shape.tuned.peft or shape.tuned.model).parameters(), shared)
     if not isinstance(config.tuner, LoraSection):
         fixed["weights"] = shape.parameters * 4 // shared
-    logits = min(CHUNK_ELEMENTS, positions * shape.vocabulary) * 4 * 3
+    rows = min(chunk_rows(shape.vocabulary, device), positions)
+    logits = rows * shape.vocabulary * (4 + compute.itemsize)
     free = free_bytes(device)
 
     def estimate(again: bool) -> Estimate:

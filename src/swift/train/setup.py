@@ -24,6 +24,7 @@ from swift.hub.locate import cache_dir, locate_dataset, locate_model
 from swift.models.anatomy import decoder_layers
 from swift.models.attention import Layout, choose_layout
 from swift.models.heads import find_head
+from swift.models.kernels import keep_freed_memory
 from swift.models.load import dtype_name, load_model, resolve_dtype
 from swift.observe.log import Log
 from swift.observe.metrics import Recorder
@@ -74,6 +75,8 @@ def open_session(config: TrainingConfig, mesh: Mesh, log: Log) -> Session:
             say=log,
         )
     torch.use_deterministic_algorithms(config.train.deterministic)
+    if mesh.device.type == "cpu":
+        keep_freed_memory()
     return Session(config, mesh, log, base, compute)
 
 

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from swift.config.tuner import LoraSection
 from swift.errors import CheckpointError, ConfigError
+from swift.tune.layer import LoraLinear
 from swift.tune.tuned import Tuned
 
 
@@ -54,6 +57,7 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         use_dora=section.dora,
         task_type="CAUSAL_LM",
     )
+    _use_our_layer(settings, model)
     try:
         peft = get_peft_model(model, settings)
     except ValueError as error:
@@ -61,6 +65,12 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         raise ConfigError(f"--target_modules: {error}; this model has {', '.join(sorted(ends))}") from None
     assert isinstance(peft, PeftModel)
     return peft
+
+
+def _use_our_layer(settings: Any, model: PreTrainedModel) -> None:
+    """Plain linear layers get :class:`LoraLinear`; quantized ones keep PEFT's own."""
+    if getattr(model, "quantization_method", None) is None:
+        settings._register_custom_module({torch.nn.Linear: LoraLinear})
 
 
 def load_adapter(model: PreTrainedModel, folder: str, *, trainable: bool = False) -> PeftModel:
@@ -76,7 +86,9 @@ def load_adapter(model: PreTrainedModel, folder: str, *, trainable: bool = False
         hint = f"; did you mean {inside[-1].parent}?" if inside else ""
         raise ConfigError(f"--adapters: {folder} holds no adapter_config.json{hint}")
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        settings = PeftConfig.from_pretrained(folder)
+        _use_our_layer(settings, model)
+        return PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=settings)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"--adapters: {folder} does not fit this model: {first}") from None
