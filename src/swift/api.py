@@ -1,8 +1,8 @@
 """The names that scripts import from ``swift``. Thin: every one is a command's recipe.
 
-    import swift
-    run = swift.sft(model="Qwen/Qwen3-0.6B", dataset=["chats.jsonl"], lora_rank=8)
-    print(run.chat("Who are you?"))
+import swift
+run = swift.sft(model="Qwen/Qwen3-0.6B", dataset=["chats.jsonl"], lora_rank=8)
+print(run.chat("Who are you?"))
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ from swift.recipes import pt as pt_recipe
 from swift.recipes import sft as sft_recipe
 from swift.train.outcome import Outcome
 
-__all__ = ["Chat", "InferConfig", "MergeConfig", "PtConfig", "Run", "SftConfig", "merge", "pt", "sft"]
+__all__ = [
+    "Chat",
+    "InferConfig",
+    "MergeConfig",
+    "PtConfig",
+    "Run",
+    "SftConfig",
+    "merge",
+    "pt",
+    "sft",
+]
 
 
 @dataclass

@@ -51,8 +51,12 @@ COMMANDS = {
         "write a model for others to load (--merge_lora true)", "swift.config.runs:MergeConfig",
         "swift.recipes.merge:run", "Use",
     ),
-    "schema": Command("the JSON schema of a command's configuration: swift schema sft", group="Help"),
-    "completion": Command("completion for a shell: swift completion bash|zsh|fish", group="Help"),
+    "schema": Command(
+        "the JSON schema of a command's configuration: swift schema sft", group="Help"
+    ),
+    "completion": Command(
+        "completion for a shell: swift completion bash|zsh|fish", group="Help"
+    ),
 }  # fmt: skip
 
 LATER = ("rlhf", "deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")

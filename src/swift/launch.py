@@ -77,8 +77,8 @@ def _number(name: str, default: int) -> int:
 
 def _start_processes(words: list[str]) -> int:
     """Start the processes of this machine and wait for them."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
     alone = "MASTER_ADDR" not in os.environ and _nodes() == 1

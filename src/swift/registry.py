@@ -1,7 +1,7 @@
 """Names that point up: a configuration says a ``kind``, the registry knows the code behind it.
 
-A lower layer never imports a higher one. It registers a string such as ``"swift.tune.lora:attach"``;
-:func:`build` imports that module only when the part is used. Packages outside register through the
+A lower layer never imports a higher one. It registers a string such as
+``"swift.tune.lora:attach"``; :func:`build` imports that module only when the part is used. Packages outside register through the
 entry-point group ``swift.plugins``, a user's own file through ``--external_plugins my_file.py``.
 """
 
@@ -24,7 +24,7 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered part: its section (or None), where its code is, what it needs beyond the core."""
+    """One registered part: where its code is, its section, what it needs beyond the core."""
 
     code: str
     section: type | None = None
@@ -65,7 +65,7 @@ def load(group: str | type, name: str) -> Any:
     """The object behind a registered name.
 
     Raises:
-        MissingExtra: the package that the part itself needs is absent (not some other import error).
+        MissingExtra: the package that the part itself needs is absent.
         KeyError: nothing is registered under that name.
     """
     entry = entries(group)[name]

@@ -44,9 +44,9 @@ class Template:
         """
         name = "tool_use" if tools and "tool_use" in self.sources else "default"
         try:
-            texts, _ = render_jinja_template(
-                conversations=[list(messages)],
-                tools=list(tools) or None,
+            found: Any = render_jinja_template(
+                conversations=[[dict(message) for message in messages]],
+                tools=[dict(tool) for tool in tools] or None,
                 chat_template=self.sources[name],
                 add_generation_prompt=generate,
                 **{**self.variables, **(kwargs or {})},
@@ -55,4 +55,4 @@ class Template:
             raise RenderError(f"the chat template refuses it: {error.message or error}") from None
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise RenderError(f"the chat template cannot write it: {error}") from None
-        return str(texts[0])
+        return str(found[0][0])

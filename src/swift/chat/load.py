@@ -53,7 +53,7 @@ def template_of(file: str | None) -> str | None:
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """transformers' tokenizer of a folder.
+    """Transformers' tokenizer of a folder.
 
     Raises:
         ConfigError: the folder has none that can be used.
@@ -64,7 +64,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ConfigError(f"--model: {folder} has no tokenizer that can be read: {reason}") from None
+        raise ConfigError(
+            f"--model: {folder} has no tokenizer that can be read: {reason}"
+        ) from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ConfigError(f"--model: {folder} has no fast tokenizer (tokenizer.json)")
     return tokenizer

@@ -73,7 +73,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in order, the tools on offer (OpenAI's JSON form), and what else a template reads."""
+    """Messages in order, the tools on offer (OpenAI's form), and what else a template reads."""
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()

@@ -217,7 +217,10 @@ class Renderer:
             first = bisect_left(lefts, turn.start)
             last = bisect_left(lefts, turn.end)
             self._check_border(text, encoding, first, turn.start)
-            if encoding.spans[last - 1][1] != turn.end or encoding.ids[last - 1] not in self.stop_ids:
+            if (
+                encoding.spans[last - 1][1] != turn.end
+                or encoding.ids[last - 1] not in self.stop_ids
+            ):
                 raise RenderError("the tokenizer merges the stop token with what follows it")
             weights[first:last] = [turn.weight] * (last - first)
         return Rendered(encoding.ids, weights)

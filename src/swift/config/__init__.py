@@ -1,0 +1,1 @@
+"""What a user may say. No I/O, no torch."""

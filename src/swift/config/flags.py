@@ -16,7 +16,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Flag:
     """A flat flag: the path of its setting (the first that the command has), and how its value is
-    rewritten for it."""
+    rewritten for it.
+    """
 
     paths: tuple[str, ...]
     rewrite: Callable[[Any], Any]
@@ -62,8 +63,8 @@ def _report(value: Any) -> Any:
 
 
 _SHARD = _words(
-    zero0="none", zero1="gradients", zero2="gradients", zero3="parameters", zero2_offload="gradients",
-    zero3_offload="parameters", fsdp="parameters", fsdp2="parameters",
+    zero0="none", zero1="gradients", zero2="gradients", zero3="parameters",
+    zero2_offload="gradients", zero3_offload="parameters", fsdp="parameters", fsdp2="parameters",
 )  # fmt: skip
 _DTYPE = _words(bf16="bfloat16", fp32="float32", fp16="float16", none="auto")
 _ATTENTION = _words(
@@ -74,6 +75,7 @@ _SCHEDULE = _words(
     constant_with_warmup="constant", warmup_stable_decay="wsd", cosine_with_min_lr="cosine"
 )
 _OPTIM = _words(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw")
+_METRIC = _words(eval_loss="loss", acc="token_accuracy")
 _BACKEND = _words(pt="transformers", hf="transformers")
 
 FLAGS: dict[str, Flag] = {
@@ -145,7 +147,9 @@ FLAGS: dict[str, Flag] = {
     "save_strategy": _flag("train.save"),
     "save_steps": _flag("train.save_every"),
     "save_total_limit": _flag("train.keep", rewrite=_unlimited),
-    "metric_for_best_model": _flag("train.best_metric", rewrite=_words(eval_loss="loss", acc="token_accuracy")),
+    "metric_for_best_model": _flag(
+        "train.best_metric", rewrite=_words(eval_loss="loss", acc="token_accuracy")
+    ),
     "early_stop_interval": _flag("train.patience"),
     "save_only_model": _flag("train.save_only_model"),
     "gradient_checkpointing": _flag("train.gradient_checkpointing"),

@@ -30,7 +30,9 @@ def render(
     """
     groups: dict[str, list[Leaf]] = {}
     for leaf in leaves(root):
-        groups.setdefault(leaf.path.partition(".")[0] if "." in leaf.path else "run", []).append(leaf)
+        groups.setdefault(leaf.path.partition(".")[0] if "." in leaf.path else "run", []).append(
+            leaf
+        )
     unknown = [section for section in sections if section not in groups]
     if unknown:
         raise ConfigError(f"swift {name} has no section {unknown[0]}; it has {', '.join(groups)}")

@@ -224,7 +224,9 @@ def _load_yaml(draft: _Draft, file: str) -> tuple[dict[str, Any], dict[str, int]
     return content, lines
 
 
-def _mark(draft: _Draft, file: str, node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+def _mark(
+    draft: _Draft, file: str, node: yaml.Node | None, prefix: str, lines: dict[str, int]
+) -> None:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:

@@ -1,4 +1,4 @@
-"""pydantic's errors in a user's words: where it was written, what was got, what to write instead."""
+"""pydantic's errors in a user's words: where it was written, what was got, what to write."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ _BOUNDS = {
 }
 
 
-def explain(
-    error: ValidationError, root: type[Section], origins: Mapping[str, str]
-) -> list[str]:
+def explain(error: ValidationError, root: type[Section], origins: Mapping[str, str]) -> list[str]:
     """One line for every problem pydantic found."""
     lines = []
     seen: set[str] = set()
@@ -77,7 +75,9 @@ def _where(path: str, origins: Mapping[str, str]) -> str:
         origin = below[0] if below else None
     if origin is None:
         return spelling(path)
-    return origin if origin.startswith("--") or path.split(".")[-1] in origin else f"{origin}: {path}"
+    return (
+        origin if origin.startswith("--") or path.split(".")[-1] in origin else f"{origin}: {path}"
+    )
 
 
 def _what(detail: ErrorDetails, path: str, root: type[Section]) -> str:

@@ -1,4 +1,4 @@
-"""The base of every section: inert, frozen, strict about names; plus the few field types they share."""
+"""The base of every section (inert, frozen, strict about names), and the field types they share."""
 
 from __future__ import annotations
 

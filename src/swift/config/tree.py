@@ -73,7 +73,9 @@ def _leaves(root: type[Section], kinds: tuple[Any, ...]) -> tuple[Leaf, ...]:
         if name in choices:
             found += _choice(name, choices[name], _variants(info))
         elif section is not None:
-            fields = sorted(section.model_fields.items(), key=lambda item: not item[1].is_required())
+            fields = sorted(
+                section.model_fields.items(), key=lambda item: not item[1].is_required()
+            )
             found += [_leaf(f"{name}.{key}", below) for key, below in fields]
         else:
             found.append(_leaf(name, info))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,19 +44,15 @@ class Batch:
         """The same on another device."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in self.__dict__.items()
-        }
-        return Batch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory; called by torch's loader."""
-        pinned = {
-            name: value.pin_memory() if isinstance(value, torch.Tensor) else value
-            for name, value in self.__dict__.items()
-        }
-        return Batch(**pinned)
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        tensors = {n: change(v) for n, v in self.__dict__.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
 
 def batch(pack: Pack, *, packed: bool = True) -> Batch:

@@ -90,7 +90,9 @@ def encode(
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"{cache}: {error.strerror}; set SWIFT_CACHE to a folder of yours") from None
+        raise ResourceError(
+            f"{cache}: {error.strerror}; set SWIFT_CACHE to a folder of yours"
+        ) from None
     stem = f"{_VERSION}:{spec.fingerprint}:{settings}:{_plugin_hash(settings)}"
     if processes == 1:
         for block in blocks:
@@ -183,9 +185,7 @@ def renderer_of(spec: RendererSpec) -> Renderer:
     return kept[0]
 
 
-def _encode_block(
-    block: Block, spec: RendererSpec, settings: EncodeSettings, path: Path
-) -> None:
+def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, path: Path) -> None:
     renderer, known = renderer_of(spec), formats()
     table: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     failures: list[tuple[int, str]] = []
@@ -208,7 +208,9 @@ def _encode_block(
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise ResourceError(f"tokens cannot be written to {path.parent}: {error.strerror}") from None
+        raise ResourceError(
+            f"tokens cannot be written to {path.parent}: {error.strerror}"
+        ) from None
 
 
 def encode_row(

@@ -32,7 +32,8 @@ class Pack:
 
 def pack(samples: Sequence[Sample]) -> Pack:
     """Lay samples end to end. A sample of L tokens takes L - 1 positions: its last one is only
-    predicted. No samples at all make one position that counts for nothing."""
+    predicted. No samples at all make one position that counts for nothing.
+    """
     if not samples:
         nothing = np.zeros(1, np.int64)
         starts = np.array([0, 1], np.int32)

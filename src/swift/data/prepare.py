@@ -54,9 +54,7 @@ class Workshop:
             fresh=self.fresh or not section.cache,
             progress=self.progress,
         )
-        samples = collect(
-            encoded, self.max_length, section.overflow, ledger, strict=section.strict
-        )
+        samples = collect(encoded, self.max_length, section.overflow, ledger, strict=section.strict)
         return _repeat(samples, sources, section.seed)
 
     def _settings(self) -> EncodeSettings:
@@ -128,5 +126,3 @@ def _repeat(samples: Samples, sources: list[Source], seed: int) -> Samples:
     if not extra:
         return samples
     return samples.select(np.concatenate([np.arange(len(samples)), *extra]))
-
-

@@ -124,7 +124,7 @@ class Samples(Sequence[Sample]):
         for block in self.blocks:
             digest.update(block.path.name.encode())
         for array in (self.block_S, self.index_S, self.start_S, self.stop_S):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def _tokens(self, block: int) -> _Tokens:

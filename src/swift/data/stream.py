@@ -182,5 +182,3 @@ def steps(
             yield [next(batches) for _ in range(count)]
     finally:
         del batches
-
-

@@ -45,7 +45,6 @@ def _huggingface(
     name: str, kind: str, revision: str | None, patterns: Sequence[str], say: Callable[[str], None]
 ) -> Path:
     from huggingface_hub import errors, snapshot_download
-    from huggingface_hub.utils import HFValidationError
 
     flag = "--model" if kind == "model" else "--dataset"
     options: dict[str, Any] = {"repo_type": kind, "revision": revision}
@@ -54,7 +53,7 @@ def _huggingface(
         return Path(snapshot_download(name, local_files_only=True, **options))
     except (errors.LocalEntryNotFoundError, errors.CacheNotFound):
         say(f"fetching {name} from Hugging Face")
-    except HFValidationError:
+    except errors.HFValidationError:
         raise ConfigError(f"{flag}: {name!r} is neither a file nor a hub name") from None
     try:
         folder = Path(snapshot_download(name, **options))

@@ -1,4 +1,4 @@
-"""A whole data set answered into a JSONL file, a batch at a time; what is answered already stays."""
+"""A whole data set answered into a JSONL file, batch by batch; what is answered already stays."""
 
 from __future__ import annotations
 
@@ -44,7 +44,12 @@ def questions(
 
 
 def _question(
-    number: int, place: str, raw: bytes, known: list[Any], columns: dict[str, str], system: str | None
+    number: int,
+    place: str,
+    raw: bytes,
+    known: list[Any],
+    columns: dict[str, str],
+    system: str | None,
 ) -> Question:
     row = json.loads(raw)
     if isinstance(row, dict):
@@ -102,12 +107,16 @@ def _number(row: Question | tuple[int, str, str]) -> int:
     return row.number if isinstance(row, Question) else row[0]
 
 
-def _answer(
-    talker: Talker, batch: list[Question | tuple[int, str, str]]
-) -> list[dict[str, Any]]:
+def _answer(talker: Talker, batch: list[Question | tuple[int, str, str]]) -> list[dict[str, Any]]:
     asked = [row for row in batch if isinstance(row, Question)]
     try:
-        found = dict(zip((row.number for row in asked), talker.answers([row.messages for row in asked]), strict=True))
+        found = dict(
+            zip(
+                (row.number for row in asked),
+                talker.answers([row.messages for row in asked]),
+                strict=True,
+            )
+        )
         broken: dict[int, str] = {}
     except DataError:
         found, broken = _one_by_one(talker, asked)

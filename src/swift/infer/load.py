@@ -38,7 +38,8 @@ class Trained:
 def trained(folder: str | None) -> Trained:
     """Read what lies beside weights: ``config.yaml``, ``adapter_config.json``."""
     path = Path(folder or ".")
-    config, named = {}, None
+    config: Any = {}
+    named = None
     if folder and (path / "config.yaml").is_file():
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}
     if folder and (path / "adapter_config.json").is_file():
@@ -62,7 +63,9 @@ def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
     known = before.config.get("model") or {}
     path = known.get("path") or before.named
     if not path:
-        raise ConfigError(f"--model is needed: {section.adapters[0]} does not say what it belongs to")
+        raise ConfigError(
+            f"--model is needed: {section.adapters[0]} does not say what it belongs to"
+        )
     found = {"path": path, "revision": known.get("revision"), "hub": known.get("hub", "auto")}
     if section.dtype == "auto":
         found["dtype"] = known.get("dtype", "auto")

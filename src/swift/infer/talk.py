@@ -11,7 +11,7 @@ from swift.chat.render import Parser, Renderer
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
-HELP = """Type a message and press Enter. Several lines: begin and end with \"\"\" on a line of its own.
+HELP = """Type a message and press Enter. Several lines: \"\"\" on a line of its own before and after.
 /clear   forget the conversation      /system TEXT   set the system prompt (and forget)
 /help    this text                    /quit          leave (also Ctrl-D)"""
 
@@ -24,15 +24,14 @@ class Talker:
     engine: Engine
     sampling: Sampling
 
-    def answers(self, conversations: Sequence[Sequence[Message]]) -> list[tuple[Message, Completion]]:
+    def answers(
+        self, conversations: Sequence[Sequence[Message]]
+    ) -> list[tuple[Message, Completion]]:
         """The answer to each conversation, and the completion it was read from."""
         sampling = self._sampling()
         requests = [Request(self.renderer.prompt(messages), sampling) for messages in conversations]
         completions = self.engine.generate(requests)
-        return [
-            (self._read(completion), completion)
-            for completion in completions
-        ]
+        return [(self._read(completion), completion) for completion in completions]
 
     def stream(self, messages: Sequence[Message], show: Callable[[str], None]) -> Message:
         """One answer, shown piece by piece."""
@@ -90,7 +89,7 @@ class Terminal:
             if first.strip() != '"""':
                 return first
             lines: list[str] = []
-            while (line := input()) .strip() != '"""':
+            while (line := input()).strip() != '"""':
                 lines.append(line)
             return "\n".join(lines)
         except EOFError:

@@ -1,0 +1,1 @@
+"""Pure functions from a batch to a sum."""

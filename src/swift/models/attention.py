@@ -10,13 +10,14 @@ Axes: B rows (1), H heads, T positions, D head size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from swift.data.batch import Batch
 from swift.errors import ConfigError
@@ -38,37 +39,40 @@ def packed_attention(
     max_length_q: int | None = None,
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each sample of a pack (transformers' attention signature).
+    """Causal attention within each sample of a pack, with transformers' attention signature.
 
-    Args:
-        cu_seq_lens_q: int32 (S + 1), first position of every sample and the end of the last.
-        max_length_q: positions of the longest sample.
+    ``cu_seq_lens_q``, int32 (S + 1), is the first position of every sample and the end of the
+    last; ``max_length_q`` the positions of the longest. Raises NotImplementedError for attention
+    with soft caps or sinks.
     """
     if other.get("softcap") is not None or other.get("s_aux") is not None:
         raise NotImplementedError("packed attention knows neither soft caps nor sinks")
     assert cu_seq_lens_q is not None and max_length_q is not None and query_BHTD.shape[0] == 1
     half = query_BHTD.dtype in (torch.bfloat16, torch.float16)
     if query_BHTD.is_cuda and half and dropout == 0.0:
+        query, key, value = (x[0].transpose(0, 1) for x in (query_BHTD, key_BHTD, value_BHTD))
         out_THD = varlen_attn(
-            *(x[0].transpose(0, 1) for x in (query_BHTD, key_BHTD, value_BHTD)),
-            cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+            query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
             scale=scaling, window_size=(sliding_window - 1 if sliding_window else -1, 0),
-            enable_gqa=query_BHTD.shape[1] != key_BHTD.shape[1], num_splits=1,
+            enable_gqa=query.shape[1] != key.shape[1], num_splits=1,
         )  # fmt: skip
+        assert isinstance(out_THD, torch.Tensor)
         return out_THD[None], None
     bounds = cu_seq_lens_q.tolist()
     parts = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
-        piece = [x[:, :, start:stop] for x in (query_BHTD, key_BHTD, value_BHTD)]
+    for start, stop in pairwise(bounds):
+        query, key, value = (x[:, :, start:stop] for x in (query_BHTD, key_BHTD, value_BHTD))
         mask = _window(stop - start, sliding_window, query_BHTD.device)
         parts.append(
             F.scaled_dot_product_attention(
-                *piece,
+                query,
+                key,
+                value,
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=mask is None,
                 scale=scaling,
-                enable_gqa=query_BHTD.shape[1] != key_BHTD.shape[1],
+                enable_gqa=query.shape[1] != key.shape[1],
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None

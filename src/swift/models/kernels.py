@@ -28,7 +28,9 @@ def onednn_wins() -> bool:
     Decided by the kind of processor, not by timing, so that a run that goes on computes the same
     bits as the one that was broken off.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
@@ -38,7 +40,9 @@ def onednn_wins() -> bool:
         return False
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """``x @ weight.T + bias`` without gradient, by the faster library; any strides.
 
     Args:

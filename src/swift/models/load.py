@@ -60,7 +60,7 @@ def load_model(
     load_config(folder, trust_remote_code=trust_remote_code)
     options: dict[str, Any] = {"device_map": device} if device and device.type != "cpu" else {}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -71,6 +71,7 @@ def load_model(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ConfigError(_why(folder, error)) from None
+    model, report = loaded
     absent = sorted(report["missing_keys"])
     if absent:
         raise ConfigError(
@@ -81,7 +82,9 @@ def load_model(
     return model
 
 
-def load_shape(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_shape(
+    folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """The model without its weights: names and sizes, no memory (torch's ``meta`` device)."""
     config = copy.deepcopy(load_config(folder, trust_remote_code=trust_remote_code))
     try:
@@ -97,7 +100,8 @@ def load_shape(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fa
 
 def _prepare(model: PreTrainedModel) -> None:
     """Batches carry no padding, so no token is a padding token: where pad is the stop token, as in
-    many checkpoints, torch would else never learn its embedding."""
+    many checkpoints, torch would else never learn its embedding.
+    """
     embeddings = model.get_input_embeddings()
     if isinstance(embeddings, torch.nn.Embedding):
         embeddings.padding_idx = None
@@ -114,7 +118,10 @@ def context_length(config: Any) -> int | None:
 def _why(folder: Path, error: Exception) -> str:
     text = str(error)
     if "trust_remote_code" in text:
-        return f"--model: {folder} brings its own Python code; if you trust it: --trust_remote_code true"
+        return (
+            f"--model: {folder} brings its own Python code; "
+            "if you trust it: --trust_remote_code true"
+        )
     if "Unrecognized configuration class" in text:
         return f"--model: {folder} is not a causal language model"
     if "no file named" in text:

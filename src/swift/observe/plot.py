@@ -21,7 +21,11 @@ def plot_loss(metrics: Path, picture: Path) -> None:
     loss, accuracy = figure.subplots(1, 2)
     for axes, name in ((loss, "loss"), (accuracy, "token_accuracy")):
         for group, style in (("train", "-"), ("eval", "o-")):
-            points = [(line["step"], line[f"{group}/{name}"]) for line in lines if f"{group}/{name}" in line]
+            points = [
+                (line["step"], line[f"{group}/{name}"])
+                for line in lines
+                if f"{group}/{name}" in line
+            ]
             if points:
                 axes.plot(*zip(*points, strict=True), style, label=group, markersize=4)
         axes.set_xlabel("step")

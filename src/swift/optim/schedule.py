@@ -58,7 +58,8 @@ def constant(section: ConstantSection, step: int, steps: int) -> float:
 
 def wsd(section: WsdSection, step: int, steps: int) -> float:
     """1 after the warm-up, then a straight line to ``min_ratio`` over the last steps
-    (arXiv:2404.06395)."""
+    (arXiv:2404.06395).
+    """
     rising = _rise(section, step, steps)
     if rising is not None:
         return rising

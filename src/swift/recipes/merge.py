@@ -34,10 +34,15 @@ def run(config: MergeConfig, world: World) -> Path | None:
     if config.dry_run:
         log(f"would merge {adapter} into {section.path} ({dtype}) and write {target}")
         return None
-    model = load_model(base, dtype, device=device_of(world), trust_remote_code=section.trust_remote_code)
+    model = load_model(
+        base, dtype, device=device_of(world), trust_remote_code=section.trust_remote_code
+    )
     expected = saved_keys(base)
     merged = merge(load_adapter(model, str(adapter)))
-    log(f"merged; logits differ by {merged.difference:.1e} at most (rounding: {merged.bound:.1e})")
+    log(
+        f"merged {merged.weights} layers: weights within {merged.rounding:.2f} roundings of the "
+        f"exact sum, logits within {merged.logits:.1e}"
+    )
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -50,7 +55,9 @@ def run(config: MergeConfig, world: World) -> Path | None:
         raise CheckpointError(f"{target} cannot be written: {error}") from None
     if (keys := saved_keys(part)) != expected:
         odd = sorted(keys ^ expected)
-        raise CheckpointError(f"{part}: weights are not those of the base model: {', '.join(odd[:5])}")
+        raise CheckpointError(
+            f"{part}: weights are not those of the base model: {', '.join(odd[:5])}"
+        )
     if target.exists():
         target.rmdir()
     part.rename(target)

@@ -20,15 +20,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from swift.errors import CheckpointError
 from swift.models.save import copy_beside, save_model
@@ -71,7 +74,7 @@ class Keeper:
                 part.mkdir(parents=True)
             self.mesh.barrier()
             self._write(part, state)
-        except (OSError, RuntimeError, SafetensorError, dcp.api.CheckpointException) as error:
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             problem = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         failed = self.mesh.sum([float(bool(problem))])[0]
         if failed:
@@ -98,9 +101,9 @@ class Keeper:
             return
         inner = part / "trainer"
         inner.mkdir(exist_ok=True)
-        dcp.save(
+        save_parts(
             {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)},
-            storage_writer=dcp.FileSystemWriter(inner / "optimizer"),
+            storage_writer=FileSystemWriter(inner / "optimizer"),
             no_dist=self.mesh.devices is None,
         )
         torch.save(_random_state(), inner / f"random-{self.mesh.world.rank}.pt")
@@ -153,16 +156,16 @@ class Keeper:
         _same_order(record["order"], self.order, checkpoint)
         loaded = {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
         try:
-            dcp.load(
+            load_parts(
                 loaded,
-                storage_reader=dcp.FileSystemReader(inner / "optimizer"),
+                storage_reader=FileSystemReader(inner / "optimizer"),
                 no_dist=self.mesh.devices is None,
             )
-        except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
-            raise CheckpointError(f"{checkpoint}: the optimizer's state is damaged: {error}") from None
-        set_optimizer_state_dict(
-            self.module, self.optimizer, optim_state_dict=loaded["optimizer"]
-        )
+        except (OSError, RuntimeError, CheckpointException) as error:
+            raise CheckpointError(
+                f"{checkpoint}: the optimizer's state is damaged: {error}"
+            ) from None
+        set_optimizer_state_dict(self.module, self.optimizer, optim_state_dict=loaded["optimizer"])
         mine = inner / f"random-{self.mesh.world.rank}.pt"
         if mine.exists():
             _set_random_state(torch.load(mine, weights_only=False))
@@ -179,7 +182,9 @@ def checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint of a run that it can go on from."""
-    found = [(n, path) for n, path in checkpoints(folder) if (path / "trainer/state.json").is_file()]
+    found = [
+        (n, path) for n, path in checkpoints(folder) if (path / "trainer/state.json").is_file()
+    ]
     return max(found)[1] if found else None
 
 
@@ -244,4 +249,5 @@ def _cannot_write(target: Path, problem: str, folder: Path) -> str:
     free = shutil.disk_usage(folder).free / 2**30
     last = latest(folder)
     kept = f"{last} is complete: make room and add --resume true" if last else "none is there yet"
-    return f"{target} cannot be written ({problem or 'another process failed'}); {free:.2f} GiB are free. {kept}"
+    why = problem or "another process failed"
+    return f"{target} cannot be written ({why}); {free:.2f} GiB are free. {kept}"

@@ -27,7 +27,7 @@ def output_of(config: TrainingConfig) -> Path:
 def open_run(config: TrainingConfig) -> tuple[Path, Path | None]:
     """The folder of this run, and the checkpoint that it goes on from.
 
-    A new run never writes over another: it goes to ``v1``, ``v2`` ... inside a folder that holds one.
+    A new run never writes over another: it goes to ``v1``, ``v2`` ... inside a folder with one.
 
     Raises:
         CheckpointError: the checkpoint asked for is not one that can be resumed.
@@ -62,7 +62,8 @@ def _number(folder: Path) -> int:
 
 def _new(output: Path) -> Path:
     """Make the folder. Two runs that start at once get different ones: only one can make the file
-    or folder that takes a place."""
+    or folder that takes a place.
+    """
     output.mkdir(parents=True, exist_ok=True)
     try:
         (output / "config.yaml").touch(exist_ok=False)
@@ -82,4 +83,6 @@ def dump_config(config: TrainingConfig) -> str:
     values: dict[str, Any] = config.model_dump(mode="json")
     values["train"].pop("resume")
     values.pop("dry_run")
-    return yaml.safe_dump({"command": values.pop("command"), **values}, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(
+        {"command": values.pop("command"), **values}, sort_keys=False, allow_unicode=True
+    )

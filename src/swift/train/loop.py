@@ -1,8 +1,8 @@
 """The training loop.
 
 The only division in the whole flow happens here: gradients are those of the total loss of a step
-over the weight of the whole step, over all its micro-batches and processes. So a step means the same
-however it is cut: into packs, micro-batches, processes, or a last window that is not full.
+over the weight of the whole step, over all its micro-batches and processes. So a step means the
+same however it is cut: into packs, micro-batches, processes, or a last window that is not full.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     local = sum(batch.weight for batch in window)
     positions = sum(batch.size for batch in window)
     weight, total_positions, stop = job.mesh.sum([local, positions, float(job.stopping())])
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[str, float] = {"weight": local}
     for number, batch in enumerate(window):
         with job.spread.exchange(now=number == len(window) - 1), fast_linear():
             out = run(job, batch)
             # gradients are averaged over the processes: times their number makes it a sum
             (out["total"] * (job.mesh.world.size / weight)).backward()
         for name, value in out.items():
-            sums[name] = sums.get(name, 0) + value.detach()
+            sums[name] = sums.get(name, 0.0) + float(value)
     norm = clip(job.parameters, job.section.max_grad_norm)
     if not math.isfinite(norm):
         raise ResourceError(_diverged(state.step + 1, norm, window))
@@ -112,8 +112,8 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     state.step += 1
     state.positions += int(total_positions)
     state.learned += weight
-    for name, value in {**{n: float(v) for n, v in sums.items()}, "weight": local}.items():
-        state.sums[name] = state.sums.get(name, 0.0) + value
+    for name, number in sums.items():
+        state.sums[name] = state.sums.get(name, 0.0) + number
     state.sums["grad_norm"], state.sums["learning_rate"] = norm, rate
     return stop > 0
 
@@ -141,20 +141,17 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     """Metrics over the evaluation samples; keeps in ``state`` which step was the best."""
     assert job.evaluation is not None
     job.spread.run.eval()
-    names: list[str] = []
-    values: list[float] = []
+    total = right = weight = 0.0
     for window in job.evaluation():
         for batch in window:
             with fast_linear():
-                out = {**run(job, batch), "weight": batch.weight}
-            names = names or list(out)
-            values = values or [0.0] * len(names)
-            values = [value + float(out[name]) for value, name in zip(values, names, strict=True)]
+                out = run(job, batch)
+            total += float(out["total"])
+            right += float(out["token_accuracy"])
+            weight += batch.weight
     job.spread.run.train()
-    sums = dict(zip(names, job.mesh.sum(values), strict=True))
-    metrics = {"loss": sums.pop("total") / sums["weight"]}
-    weight = sums.pop("weight")
-    metrics |= {name: value / weight for name, value in sums.items()}
+    total, right, weight = job.mesh.sum([total, right, weight])
+    metrics = {"loss": total / weight, "token_accuracy": right / weight}
     _judge(job.section.best_metric, metrics, state)
     if job.recorder:
         job.recorder.evaluation(state.step, metrics)

@@ -1,8 +1,10 @@
 """Before the start: how a run is cut into steps, what it takes, and what would help if it is too
-much. All of it from the model's shape; no weights are loaded."""
+much. All of it from the model's shape; no weights are loaded.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,10 +119,8 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
 def _probe(tuned: Tuned, layers: int, compute: torch.dtype) -> Probe:
     length = 64
     model = tuned.model
-    try:
+    with contextlib.suppress(ValueError):
         model.set_attn_implementation(PACKED)
-    except ValueError:
-        pass
     model.train()
     empty = torch.zeros(0, dtype=torch.int64)
     batch = Batch(

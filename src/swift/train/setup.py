@@ -168,13 +168,13 @@ def build_learner(session: Session, plan: Plan, checkpoint: Path | None) -> Lear
     layout = choose_layout(model, config.model.attention)
     if config.data.packing and not layout.packed:
         raise ResourceError(
-            f"--packing: {type(model).__name__} carries a state along the sequence, so packed samples "
-            "would leak into each other; use --packing false"
+            f"--packing: {type(model).__name__} carries a state along the sequence, so packed "
+            "samples would leak into each other; use --packing false"
         )
     if plan.budget.again:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     spread = Spread(
-        Objective(model, head), decoder_layers(model), mesh, config.parallel, session.compute
+        Objective(model, head), list(decoder_layers(model)), mesh, config.parallel, session.compute
     )
     torch.manual_seed(config.train.seed + mesh.world.rank)  # dropout differs between processes
     optimizer = registry.build(

@@ -1,8 +1,8 @@
 """A LoRA layer whose update costs two thin products and no pass over the layer's output.
 
-PEFT's own computes ``base(x) + B(A(x)) * scale`` in separate steps: the update is written, scaled and
-added, each a pass over the largest tensors of a transformer. Here it is added in place, forward and
-backward. Registered with PEFT as the layer for ``torch.nn.Linear``; names, files and merging are
+PEFT's own computes ``base(x) + B(A(x)) * scale`` in separate steps: the update is written, scaled
+and added, each a pass over the largest tensors of a transformer. Here it is added in place,
+forward and backward. Registered with PEFT as the layer for ``torch.nn.Linear``; names, files and merging are
 PEFT's.
 """
 
@@ -67,10 +67,11 @@ class LoraLinear(peft_layer.Linear):  # type: ignore[misc]
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
         base = self.get_base_layer()
-        flat = x.reshape(-1, x.shape[-1]).to(base.weight.dtype)
+        weight = base.weight
+        assert isinstance(weight, torch.Tensor)
         out = _Update.apply(
-            flat,
-            base.weight,
+            x.reshape(-1, x.shape[-1]).to(weight.dtype),
+            weight,
             base.bias,
             self.lora_A[name].weight,
             self.lora_B[name].weight,

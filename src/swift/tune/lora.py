@@ -34,10 +34,7 @@ def attach(
     """
     if len(adapters) > 1:
         raise ConfigError("--adapters: one adapter is trained at a time; merge the others first")
-    if adapters:
-        peft = load_adapter(model, adapters[0], trainable=True)
-    else:
-        peft = _new(section, model)
+    peft = load_adapter(model, adapters[0], trainable=True) if adapters else _new(section, model)
     for settings in peft.peft_config.values():
         settings.base_model_name_or_path = base
     return Tuned(model, peft)
@@ -61,8 +58,12 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
     try:
         peft = get_peft_model(model, settings)
     except ValueError as error:
-        ends = {name.rpartition(".")[2] for name, m in model.named_modules() if hasattr(m, "weight")}
-        raise ConfigError(f"--target_modules: {error}; this model has {', '.join(sorted(ends))}") from None
+        ends = {
+            name.rpartition(".")[2] for name, m in model.named_modules() if hasattr(m, "weight")
+        }
+        raise ConfigError(
+            f"--target_modules: {error}; this model has {', '.join(sorted(ends))}"
+        ) from None
     assert isinstance(peft, PeftModel)
     return peft
 

@@ -68,7 +68,13 @@ def _likeness(row: Row, example: str) -> float:
 
 
 def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "true/false"}
+    names = {
+        list: "a list",
+        str: "a string",
+        int: "a number",
+        float: "a number",
+        bool: "true/false",
+    }
     return names.get(type(value), "null")
 
 

@@ -1,4 +1,4 @@
-"""``{"messages": [{"role": "user", "content": "..."}, ...]}``: the form of OpenAI and most others."""
+"""``{"messages": [{"role": "user", "content": "..."}, ...]}``: OpenAI's form and most others'."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _part(part: Any, where: str) -> str | Media:
     if kind == "text":
         return text_of(part.get("text"), f"{where}.text")
     if kind in ("image", "image_url", "video", "audio", "input_audio"):
-        name = {"image_url": "image", "input_audio": "audio"}.get(kind, kind)
+        name: Any = {"image_url": "image", "input_audio": "audio"}.get(kind, kind)
         source = part.get(kind)
         if isinstance(source, Mapping):
             source = source.get("url") or source.get("data")
