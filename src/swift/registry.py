@@ -1,8 +1,9 @@
 """Names that point up: a configuration says a ``kind``, the registry knows the code behind it.
 
 A lower layer never imports a higher one. It registers a string such as
-``"swift.tune.lora:attach"``; :func:`build` imports that module only when the part is used. Packages outside register through the
-entry-point group ``swift.plugins``, a user's own file through ``--external_plugins my_file.py``.
+``"swift.tune.lora:attach"``; :func:`build` imports that module only when the part is used. Packages
+outside register through the entry-point group ``swift.plugins``, a user's own file through
+``--external_plugins my_file.py``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from swift.chat.render import Parser, Renderer
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
-HELP = """Type a message and press Enter. Several lines: \"\"\" on a line of its own before and after.
+HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before and after them.
 /clear   forget the conversation      /system TEXT   set the system prompt (and forget)
 /help    this text                    /quit          leave (also Ctrl-D)"""
 

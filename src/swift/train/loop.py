@@ -91,7 +91,7 @@ def fit(job: Job, state: TrainState) -> str:
 def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     """One optimizer step. Returns whether any process was asked to stop."""
     rate = job.rate(state.step)
-    local = sum(batch.weight for batch in window)
+    local = float(sum(batch.weight for batch in window))
     positions = sum(batch.size for batch in window)
     weight, total_positions, stop = job.mesh.sum([local, positions, float(job.stopping())])
     sums: dict[str, float] = {"weight": local}

@@ -1,9 +1,9 @@
 """A LoRA layer whose update costs two thin products and no pass over the layer's output.
 
 PEFT's own computes ``base(x) + B(A(x)) * scale`` in separate steps: the update is written, scaled
-and added, each a pass over the largest tensors of a transformer. Here it is added in place,
-forward and backward. Registered with PEFT as the layer for ``torch.nn.Linear``; names, files and merging are
-PEFT's.
+and added, each a pass over the largest tensors of a transformer. Here it is added in place, forward
+and backward. Registered with PEFT as the layer for ``torch.nn.Linear``; names, files and merging
+are PEFT's.
 """
 
 from __future__ import annotations
