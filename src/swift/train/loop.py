@@ -94,14 +94,14 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     local = float(sum(batch.weight for batch in window))
     positions = sum(batch.size for batch in window)
     weight, total_positions, stop = job.mesh.sum([local, positions, float(job.stopping())])
-    sums: dict[str, float] = {"weight": local}
+    sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(window):
         with job.spread.exchange(now=number == len(window) - 1), fast_linear():
             out = run(job, batch)
             # gradients are averaged over the processes: times their number makes it a sum
             (out["total"] * (job.mesh.world.size / weight)).backward()
         for name, value in out.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
     norm = clip(job.parameters, job.section.max_grad_norm)
     if not math.isfinite(norm):
         raise ResourceError(_diverged(state.step + 1, norm, window))
@@ -112,10 +112,17 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     state.step += 1
     state.positions += int(total_positions)
     state.learned += weight
-    for name, number in sums.items():
-        state.sums[name] = state.sums.get(name, 0.0) + number
-    state.sums["grad_norm"], state.sums["learning_rate"] = norm, rate
+    _note(state, {name: float(value) for name, value in sums.items()}, local, norm, rate)
     return stop > 0
+
+
+def _note(
+    state: TrainState, sums: dict[str, float], weight: float, norm: float, rate: float
+) -> None:
+    """Keep the numbers of a step until the next line of metrics."""
+    for name, value in {**sums, "weight": weight}.items():
+        state.sums[name] = state.sums.get(name, 0.0) + value
+    state.sums["grad_norm"], state.sums["learning_rate"] = norm, rate
 
 
 def run(job: Job, batch: Batch) -> dict[str, torch.Tensor]:

@@ -1,0 +1,101 @@
+"""A real tokenizer and real models, small enough to make on the spot; nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
+    " + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+TEXTS = [
+    "What is the capital of France? The capital of France is Paris.",
+    "Who are you? My name is Apus and I was made by the Swift project.",
+    "Swifts fly for months without landing; they eat, drink and sleep on the wing.",
+    "Add two and three: five. Subtract one from ten: nine. Please answer briefly!",
+    "system user assistant\nYou are a helpful assistant.\n",
+] * 4
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of about 400 tokens with ChatML's control tokens and template."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|im_end|>",
+        chat_template=CHATML,
+    )
+
+
+def make_config(**changes: Any) -> LlamaConfig:
+    settings: dict[str, Any] = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 400,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+    }
+    return LlamaConfig(**{**settings, **changes})
+
+
+def make_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(make_config(**changes))
+
+
+def save_checkpoint(folder: Path, **changes: Any) -> Path:
+    """A checkpoint folder with weights, tokenizer and template."""
+    make_model(**changes).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def chats(count: int) -> list[dict[str, Any]]:
+    """Conversations of different lengths; every third has two rounds, every fifth a system turn."""
+    rows = []
+    for i in range(count):
+        turns = [
+            {"role": "user", "content": f"Question {i}: " + "what is it? " * (1 + i % 7)},
+            {"role": "assistant", "content": f"Answer {i}. " + "It is so. " * (1 + i % 4)},
+        ]
+        if i % 3 == 0:
+            turns += [
+                {"role": "user", "content": "And then?"},
+                {"role": "assistant", "content": f"Then {i * 7}."},
+            ]
+        if i % 5 == 0:
+            turns.insert(0, {"role": "system", "content": "Answer briefly."})
+        rows.append({"messages": turns})
+    return rows
