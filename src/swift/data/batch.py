@@ -27,6 +27,7 @@ class Batch:
     starts_S: torch.Tensor  # int32 (S + 1): borders of the samples; the last one is T
     bounds: tuple[int, ...]  # the same as plain numbers
     weight: float  # sum of weights_N: what the micro-batch counts for
+    count: int  # positions of samples, without filling and padding
     packed: bool
     places: tuple[str, ...]
 
@@ -34,11 +35,6 @@ class Batch:
     def longest(self) -> int:
         """Positions of the longest sample."""
         return max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False))
-
-    @property
-    def size(self) -> int:
-        """Positions computed, padding included."""
-        return self.tokens.numel()
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
@@ -83,6 +79,7 @@ def batch(pack: Pack, *, packed: bool = True) -> Batch:
         starts_S=torch.from_numpy(pack.starts_S.copy()),
         bounds=bounds,
         weight=float(weights.astype(np.float64).sum()),
+        count=pack.count,
         packed=packed,
         places=pack.places,
     )

@@ -27,24 +27,30 @@ class Pack:
     weights_T: Array  # float32: how much the prediction of the target counts; 0: not learned
     positions_T: Array  # int64: place in its own sample
     starts_S: Array  # int32: first position of every sample; and one more, T
+    count: int  # positions of samples, without filling
     places: tuple[str, ...]  # the row of every sample
 
 
-def pack(samples: Sequence[Sample]) -> Pack:
-    """Lay samples end to end. A sample of L tokens takes L - 1 positions: its last one is only
-    predicted. No samples at all make one position that counts for nothing.
+def pack(samples: Sequence[Sample], multiple: int = 1) -> Pack:
+    """Lay samples end to end.
+
+    Args:
+        samples: one of L tokens takes L - 1 positions: its last token is only predicted.
+        multiple: of positions that the pack is filled up to, with one more sample that counts for
+            nothing; so it is also when there are no samples at all.
     """
-    if not samples:
-        nothing = np.zeros(1, np.int64)
-        starts = np.array([0, 1], np.int32)
-        return Pack(nothing, nothing, np.zeros(1, np.float32), nothing, starts, ())
-    lengths = np.array([len(sample.tokens) - 1 for sample in samples])
+    lengths = [len(sample.tokens) - 1 for sample in samples]
+    total = sum(lengths)
+    filling = -total % multiple if total else multiple
+    spans = [*lengths, filling] if filling else lengths
+    nothing = np.zeros(filling, np.int64)
     return Pack(
-        np.concatenate([sample.tokens[:-1] for sample in samples]).astype(np.int64),
-        np.concatenate([sample.tokens[1:] for sample in samples]).astype(np.int64),
-        np.concatenate([sample.weights[1:] for sample in samples]).astype(np.float32),
-        np.concatenate([np.arange(length) for length in lengths]).astype(np.int64),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        np.concatenate([*(sample.tokens[:-1] for sample in samples), nothing]).astype(np.int64),
+        np.concatenate([*(sample.tokens[1:] for sample in samples), nothing]).astype(np.int64),
+        np.concatenate([*(sample.weights[1:] for sample in samples), nothing]).astype(np.float32),
+        np.concatenate([np.arange(span) for span in spans]).astype(np.int64),
+        np.concatenate([[0], np.cumsum(spans)]).astype(np.int32),
+        total,
         tuple(sample.place for sample in samples),
     )
 

@@ -139,9 +139,10 @@ class _Keys:
 @dataclass(frozen=True)
 class _Collate:
     packed: bool
+    multiple: int
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        return batch(pack(samples), packed=self.packed)
+        return batch(pack(samples, self.multiple if self.packed else 1), packed=self.packed)
 
 
 def steps(
@@ -152,6 +153,7 @@ def steps(
     last: int,
     process: int = 0,
     packed: bool = True,
+    multiple: int = 1,
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[list[Batch]]:
@@ -164,13 +166,14 @@ def steps(
         last: the step to stop before.
         process: which of the order's processes this is.
         packed: samples end to end, else padded rows.
+        multiple: of positions that packed batches are filled up to.
         workers: processes that prepare batches ahead.
         pin: put batches into page-locked memory (for a GPU).
     """
     loader: Any = DataLoader(
         _Batches(samples),
         batch_sampler=_Keys(order, first, last, process),
-        collate_fn=_Collate(packed),
+        collate_fn=_Collate(packed, multiple),
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,

@@ -199,6 +199,7 @@ def _lay(samples: list[torch.Tensor], device: torch.device, packed: bool = True)
         starts_S=torch.tensor(bounds, dtype=torch.int32),
         bounds=tuple(bounds),
         weight=0.0,
+        count=len(tokens),
         packed=packed,
         places=(),
     ).to(device)

@@ -40,6 +40,17 @@ def onednn_wins() -> bool:
         return False
 
 
+ROWS = 64
+"""oneDNN compiles a kernel for every shape it meets, so it is given multiples of this many rows."""
+
+_WORTHWHILE = 1 << 16  # elements of a weight below which nothing is gained
+
+
+def row_multiple(device: torch.device) -> int:
+    """What the positions of a batch should be a multiple of, for the fast kernels to take it."""
+    return ROWS if device.type == "cpu" and onednn_wins() else 1
+
+
 def product(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -50,9 +61,11 @@ def product(
         weight: (N, K).
         bias: (N,) or None.
     """
-    if onednn_wins() and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel():
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
+    if onednn_wins() and x.dtype == torch.float32 and x.device.type == "cpu":
+        rows = x.numel() // x.shape[-1]
+        if rows and rows % ROWS == 0 and weight.numel() >= _WORTHWHILE:
+            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            return out
     return F.linear(x, weight, bias)
 
 

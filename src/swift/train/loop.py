@@ -92,7 +92,7 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     """One optimizer step. Returns whether any process was asked to stop."""
     rate = job.rate(state.step)
     local = float(sum(batch.weight for batch in window))
-    positions = sum(batch.size for batch in window)
+    positions = sum(batch.count for batch in window)
     weight, total_positions, stop = job.mesh.sum([local, positions, float(job.stopping())])
     sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(window):

@@ -132,6 +132,7 @@ def _probe(tuned: Tuned, layers: int, compute: torch.dtype) -> Probe:
         starts_S=torch.tensor([0, length], dtype=torch.int32),
         bounds=(0, length),
         weight=0.0,
+        count=length,
         packed=True,
         places=(),
     )

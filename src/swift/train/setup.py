@@ -24,7 +24,7 @@ from swift.hub.locate import cache_dir, locate_dataset, locate_model
 from swift.models.anatomy import decoder_layers
 from swift.models.attention import Layout, choose_layout
 from swift.models.heads import find_head
-from swift.models.kernels import keep_freed_memory
+from swift.models.kernels import keep_freed_memory, row_multiple
 from swift.models.load import dtype_name, load_model, resolve_dtype
 from swift.observe.log import Log
 from swift.observe.metrics import Recorder
@@ -283,19 +283,20 @@ def make_job(
     """Everything that the loop needs."""
     config, mesh = session.config, session.mesh
     rank, packed = mesh.world.rank, learner.layout.packed
-    pin, workers = mesh.device.type == "cuda", config.data.workers
+    pin, multiple = mesh.device.type == "cuda", row_multiple(mesh.device)
 
     def windows(first: int, last: int) -> Iterator[list[Batch]]:
         return steps(
             data.train, plan.order, first=first, last=last, process=rank,
-            packed=packed, workers=workers, pin=pin,
+            packed=packed, multiple=multiple, workers=config.data.workers, pin=pin,
         )  # fmt: skip
 
     def evaluation() -> Iterator[list[Batch]]:
         order = plan.eval_order
         return steps(
-            data.val, order, first=0, last=order.steps_per_epoch, process=rank, packed=packed
-        )
+            data.val, order, first=0, last=order.steps_per_epoch, process=rank,
+            packed=packed, multiple=multiple,
+        )  # fmt: skip
 
     return Job(
         spread=learner.spread,

@@ -34,7 +34,7 @@ class _Update(torch.autograd.Function):
     ) -> torch.Tensor:
         a, b = a_RK.to(weight_NK.dtype), b_NR.to(weight_NK.dtype)
         out_TN = product(x_TK, weight_NK, bias_N)
-        low_TR = product(x_TK, a)
+        low_TR = x_TK @ a.t()
         out_TN.addmm_(low_TR, b.t(), alpha=scale)
         ctx.save_for_backward(x_TK, weight_NK, a_RK, b_NR, low_TR)
         ctx.scale = scale
@@ -45,15 +45,15 @@ class _Update(torch.autograd.Function):
         x_TK, weight_NK, a_RK, b_NR, low_TR = ctx.saved_tensors
         slope_TN = slopes[0]
         dtype = weight_NK.dtype
-        low_slope_TR = product(slope_TN, b_NR.to(dtype).t()).mul_(ctx.scale)
+        low_slope_TR = (slope_TN @ b_NR.to(dtype)).mul_(ctx.scale)
         by_x = by_a = by_b = None
         if ctx.needs_input_grad[0]:
             by_x = product(slope_TN, weight_NK.t())
             by_x.addmm_(low_slope_TR, a_RK.to(dtype))
         if ctx.needs_input_grad[3]:
-            by_a = product(low_slope_TR.t(), x_TK.t()).to(a_RK.dtype)
+            by_a = (low_slope_TR.t() @ x_TK).to(a_RK.dtype)
         if ctx.needs_input_grad[4]:
-            by_b = product(low_TR.t(), slope_TN.t()).mul_(ctx.scale).t().to(b_NR.dtype)
+            by_b = (slope_TN.t() @ low_TR).mul_(ctx.scale).to(b_NR.dtype)
         return by_x, None, None, by_a, by_b, None
 
 
