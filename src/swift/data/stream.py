@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from swift.data.batch import Batch, batch
@@ -177,6 +178,7 @@ def steps(
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own: the global one belongs to the model's dropout
     )
     batches = iter(loader)
     try:

@@ -112,17 +112,12 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     state.step += 1
     state.positions += int(total_positions)
     state.learned += weight
-    _note(state, {name: float(value) for name, value in sums.items()}, local, norm, rate)
-    return stop > 0
-
-
-def _note(
-    state: TrainState, sums: dict[str, float], weight: float, norm: float, rate: float
-) -> None:
-    """Keep the numbers of a step until the next line of metrics."""
-    for name, value in {**sums, "weight": weight}.items():
+    names = list(sums)
+    totals = job.mesh.sum([float(sums[name]) for name in names])
+    for name, value in {**dict(zip(names, totals, strict=True)), "weight": weight}.items():
         state.sums[name] = state.sums.get(name, 0.0) + value
     state.sums["grad_norm"], state.sums["learning_rate"] = norm, rate
+    return stop > 0
 
 
 def run(job: Job, batch: Batch) -> dict[str, torch.Tensor]:
@@ -204,12 +199,11 @@ class _Clock:
 
 
 def _report(job: Job, state: TrainState, clock: _Clock) -> None:
-    """Sum what happened since the last line over all processes, and pass it on."""
-    local = [state.sums["total"], state.sums["weight"], state.sums["token_accuracy"]]
-    total, weight, right = job.mesh.sum(local)
+    """Pass on what happened since the last line."""
+    weight = state.sums["weight"]
     metrics: dict[str, Any] = {
-        "loss": total / weight,
-        "token_accuracy": right / weight,
+        "loss": state.sums["total"] / weight,
+        "token_accuracy": state.sums["token_accuracy"] / weight,
         "learning_rate": state.sums["learning_rate"],
         "grad_norm": state.sums["grad_norm"],
         "epoch": state.step / job.steps_per_epoch,

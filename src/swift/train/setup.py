@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from swift.hub.locate import cache_dir, locate_dataset, locate_model
 from swift.models.anatomy import decoder_layers
 from swift.models.attention import Layout, choose_layout
 from swift.models.heads import find_head
-from swift.models.kernels import keep_freed_memory, row_multiple
+from swift.models.kernels import fast_linear, keep_freed_memory, row_multiple
 from swift.models.load import dtype_name, load_model, resolve_dtype
 from swift.observe.log import Log
 from swift.observe.metrics import Recorder
@@ -172,7 +173,9 @@ def build_learner(session: Session, plan: Plan, checkpoint: Path | None) -> Lear
             "samples would leak into each other; use --packing false"
         )
     if plan.budget.again:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # what is computed again is computed the same way: a backward pass leaves the first context
+        again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linear())}
+        model.gradient_checkpointing_enable(again)
     spread = Spread(
         Objective(model, head), list(decoder_layers(model)), mesh, config.parallel, session.compute
     )

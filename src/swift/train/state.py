@@ -16,7 +16,9 @@ class TrainState:
     best: float | None = None  # best value of the chosen evaluation metric
     best_step: int | None = None
     stale: int = 0  # evaluations in a row that were not better
-    sums: dict[str, float] = field(default_factory=dict)  # since the last line of metrics
+    sums: dict[str, float] = field(
+        default_factory=dict
+    )  # over all processes, since the last line of metrics
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

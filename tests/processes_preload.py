@@ -1,0 +1,10 @@
+"""Imported once by the fork server."""
+
+import torch
+
+torch.set_num_threads(1)
+
+import swift.api  # noqa: E402
+import swift.optim.adamw  # noqa: E402
+import swift.optim.schedule  # noqa: E402
+import swift.tune.full  # noqa: E402, F401
