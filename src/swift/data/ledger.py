@@ -58,6 +58,19 @@ class Ledger:
         """Rows that cannot be used, over all sources."""
         return sum(sum(account.failed.values()) for account in self.accounts.values())
 
+    def losses(self) -> list[str]:
+        """What a person must know: rows that are not learned from, why, and the first of them."""
+        lines = []
+        for name, account in self.accounts.items():
+            gone = account.dropped + account.failed
+            if not gone:
+                continue
+            lines.append(f"{name}: {sum(gone.values()):,} of {account.rows:,} rows are not used")
+            lines += [f"  {place}" for place in account.places[:3]]
+            if len(account.places) > 3:
+                lines.append("  ... all of them in ledger.json")
+        return lines
+
     def check(self) -> None:
         """A promise of ours, not of the user's: nothing is lost on the way."""
         for name, account in self.accounts.items():

@@ -35,6 +35,7 @@ from swift.parallel.mesh import Mesh, Spread
 from swift.train.checkpoint import Keeper
 from swift.train.folder import dump_config
 from swift.train.loop import Job
+from swift.train.memory import GIB
 from swift.train.objective import Objective
 from swift.train.plan import (
     Budget,
@@ -104,7 +105,10 @@ def prepare_data(session: Session, renderer: Renderer, kind: Literal["chat", "te
         progress=progress,
     )
     with session.mesh.main_first():
-        return prepare(workshop, config.data.train)
+        data = prepare(workshop, config.data.train)
+    for line in data.ledger.losses():
+        log(line)
+    return data
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,31 @@ def make_plan(session: Session, data: Prepared) -> Plan:
         shape,
         budget_of(config, shape, order, lengths, max_length, compute, device),
     )
+
+
+def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None:
+    """Say what is about to happen, in four lines."""
+    config, shape, order = session.config, plan.shape, plan.order
+    tokens, learned = int(data.train.lengths_S.sum()), int(data.train.learned_S.sum())
+    unit = "packs" if config.data.packing else "samples"
+    session.log(
+        f"{config.model.path}: {shape.parameters / 1e6:,.1f}M parameters, "
+        f"{shape.learning / 1e6:,.2f}M learn ({config.tuner.kind}); "
+        f"{dtype_name(session.compute)} on {session.mesh.device.type}"
+    )
+    session.log(
+        f"{len(data.train):,} samples, {tokens:,} tokens, {learned / tokens:.0%} of them learned; "
+        f"{plan.steps:,} steps of {order.groups_per_step} {unit}, {order.steps_per_epoch:,} an epoch"
+    )
+    budget = plan.budget
+    again = ", activations computed again" if budget.again else ""
+    session.log(
+        f"memory: about {budget.estimate.total / GIB:.1f} GiB a process{again}; "
+        f"{budget.free / GIB:.1f} GiB are free"
+    )
+    if not budget.fits:
+        session.log.warn(f"this may not fit. What would help:\n{budget.advice()}")
+    session.log(f"run: {folder}")
 
 
 @dataclass(frozen=True)
