@@ -51,11 +51,24 @@ def run(name: str, recipe: str, config: Any, words: list[str], *, spread: bool) 
     here = world()
     try:
         getattr(import_module(module), attribute)(config, here)
-    except SwiftError:
-        if not here.is_main:  # the first process says it; it is about to end us all
-            time.sleep(5)
+    except Exception as error:
+        time.sleep(_patience(error, here))
         raise
     return 0
+
+
+def _patience(error: Exception, here: World) -> int:
+    """Seconds to wait before an error is shown, so that of several processes the right one speaks.
+
+    The launcher ends all processes as soon as one has ended. An error of the user is shown by the
+    first process; one that has lost its peers leaves the word to the peer that failed.
+    """
+    if here.size == 1:
+        return 0
+    if isinstance(error, SwiftError):
+        return 0 if here.is_main else 5
+    lost = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+    return 15 if isinstance(error, RuntimeError) and any(word in str(error) for word in lost) else 0
 
 
 def _processes() -> int:
@@ -77,6 +90,8 @@ def _number(name: str, default: int) -> int:
 
 def _start_processes(words: list[str]) -> int:
     """Start the processes of this machine and wait for them."""
+    import logging
+
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
@@ -89,6 +104,8 @@ def _start_processes(words: list[str]) -> int:
         for variable in ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
             if os.environ.get(variable):
                 options += [f"--{variable.lower().replace('_', '-')}", os.environ[variable]]
+    for name in ("agent.server.api", "multiprocessing.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // _processes())))
     try:
         run(get_args_parser().parse_args([*options, "-m", "swift", *words]))

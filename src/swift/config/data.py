@@ -52,8 +52,9 @@ class DataSection(Section):
     processes: int = Field(1, ge=1)
     """Processes that turn rows into tokens."""
 
-    workers: int = Field(1, ge=0)
-    """Processes that prepare batches ahead of the step; 0: in the training process."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare batches ahead of the step. 0: the training process does it, which is
+    quick, since tokens lie ready on disk."""
 
     cache: bool = True
     """Reuse tokens of an earlier run with the same rows, template and settings."""

@@ -7,6 +7,7 @@ nothing but k, and one process with two micro-batches sees the same step as two 
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -146,6 +147,13 @@ class _Collate:
         return batch(pack(samples, self.multiple if self.packed else 1), packed=self.packed)
 
 
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) is for the training process: it
+    finishes its step and saves, and for that it needs its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def steps(
     samples: Samples,
     order: Order,
@@ -178,6 +186,7 @@ def steps(
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_signals if workers else None,
         generator=torch.Generator(),  # its own: the global one belongs to the model's dropout
     )
     batches = iter(loader)
