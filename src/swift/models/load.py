@@ -10,8 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from swift.errors import ConfigError
+from swift.models.anatomy import influence
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_NOT_CAUSAL = "--model: {} is not a causal language model"
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -68,7 +71,7 @@ def load_model(
             **options,
         )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise ConfigError(_why(folder, error)) from None
     model, report = loaded
@@ -79,7 +82,27 @@ def load_model(
             f"({', '.join(absent[:3])} ...); they would be random"
         )
     _prepare(model)
+    if not _is_causal(model):
+        raise ConfigError(_NOT_CAUSAL.format(folder))
     return model
+
+
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Whether a position depends on none behind it: encoders also come with a language head."""
+    tokens = torch.arange(8, device=model.device)[None]
+    _, slope = influence(
+        model, lambda: model(input_ids=tokens, use_cache=False).logits[0], slice(0, 4)
+    )
+    size = slope.float().abs()
+    return bool(size[4:].max() <= 1e-6 * size.max())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the device or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("allocate memory", "could not create a primitive")  # the second is oneDNN's
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def load_shape(
@@ -105,7 +128,6 @@ def _prepare(model: PreTrainedModel) -> None:
     embeddings = model.get_input_embeddings()
     if isinstance(embeddings, torch.nn.Embedding):
         embeddings.padding_idx = None
-    model.config.use_cache = False
 
 
 def context_length(config: Any) -> int | None:
@@ -123,7 +145,7 @@ def _why(folder: Path, error: Exception) -> str:
             "if you trust it: --trust_remote_code true"
         )
     if "Unrecognized configuration class" in text:
-        return f"--model: {folder} is not a causal language model"
+        return _NOT_CAUSAL.format(folder)
     if "no file named" in text:
         return f"--model: {folder} holds no weights (model.safetensors)"
     first = text.strip().splitlines()[0] if text.strip() else repr(error)

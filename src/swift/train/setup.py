@@ -26,7 +26,7 @@ from swift.models.anatomy import decoder_layers
 from swift.models.attention import Layout, choose_layout
 from swift.models.heads import find_head
 from swift.models.kernels import fast_linear, keep_freed_memory, row_multiple
-from swift.models.load import dtype_name, load_model, resolve_dtype
+from swift.models.load import dtype_name, is_out_of_memory, load_model, resolve_dtype
 from swift.observe.log import Log
 from swift.observe.metrics import Recorder
 from swift.observe.plot import plot_loss
@@ -355,8 +355,6 @@ def explaining_memory(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "allocate memory" not in text and "not enough memory" not in text:
+        if not is_out_of_memory(error):
             raise
         raise ResourceError(f"out of memory. What would help:\n{plan.budget.advice()}") from None
