@@ -112,16 +112,21 @@ class Keeper:
             (inner / "state.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """Weights on the first process, gathered one by one; elsewhere nothing is kept."""
+        """Weights on the first process, gathered one by one; elsewhere nothing is kept.
+
+        Weights that are one (tied embeddings) stay one, so that they are written once.
+        """
         source: nn.Module = self.tuned.peft or self.tuned.model
+        gathered: dict[int, torch.Tensor] = {}
         kept = {}
         for name, tensor in source.state_dict(keep_vars=True).items():
             if self.tuned.peft is not None and not tensor.requires_grad:
                 continue
-            full = whole(tensor.detach())
-            if self.mesh.world.is_main:
-                kept[name] = full.cpu()
-        return kept
+            if id(tensor) not in gathered:
+                full = whole(tensor.detach())
+                gathered[id(tensor)] = full.cpu() if self.mesh.world.is_main else full.new_empty(0)
+            kept[name] = gathered[id(tensor)]
+        return kept if self.mesh.world.is_main else {}
 
     def _write_weights(self, part: Path, weights: dict[str, torch.Tensor]) -> None:
         if self.tuned.peft is not None:
