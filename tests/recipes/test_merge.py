@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from processes import fail, run
+from swift.models.save import saved_keys
+
+
+@pytest.fixture(scope="module")
+def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
+    folder = tmp_path_factory.mktemp("merge")
+    rows = tiny.write_rows(folder / "chats.jsonl", tiny.chats(20))
+    words = ["sft", "--model", checkpoint, "--dataset", rows, "--learning_rate", 1e-2]
+    run([*words, "--max_steps", 5, "--output_dir", "run", "--report_to", "none"], folder)
+    return folder / "run/checkpoint-5"
+
+
+@pytest.mark.parametrize("words", [["merge-lora"], ["export", "--merge_lora", "true"]])
+def test_the_merged_folder_is_a_plain_model_that_equals_model_and_adapter(
+    adapter: Path, checkpoint: Path, tmp_path: Path, words: list[str]
+) -> None:
+    text = run([*words, "--adapters", adapter, "--output_dir", "merged"], tmp_path)
+    assert "roundings of the exact sum" in text
+    tokens = torch.randint(0, 400, (2, 30))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    plain = base(input_ids=tokens).logits
+    beside = PeftModel.from_pretrained(base, adapter)(input_ids=tokens).logits
+    torch.testing.assert_close(merged(input_ids=tokens).logits, beside, rtol=1e-5, atol=1e-5)
+    assert (plain - beside).abs().max() > 1e-3
+    assert saved_keys(tmp_path / "merged") == saved_keys(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(checkpoint).chat_template
+
+
+def test_the_default_folder_stands_beside_the_adapter_and_is_never_written_over(
+    adapter: Path, tmp_path: Path
+) -> None:
+    run(["merge-lora", "--adapters", adapter], tmp_path)
+    merged = adapter.with_name("checkpoint-5-merged")
+    assert (merged / "model.safetensors").is_file()
+    code, text = fail(["merge-lora", "--adapters", adapter], tmp_path)
+    assert code == 2 and "is not empty" in text
+
+
+def test_merging_into_bfloat16_names_its_format(adapter: Path, tmp_path: Path) -> None:
+    run(
+        ["merge-lora", "--adapters", adapter, "--torch_dtype", "bfloat16", "--output_dir", "m"],
+        tmp_path,
+    )
+    assert json.loads((tmp_path / "m/config.json").read_text())["dtype"] == "bfloat16"
+    assert {t.dtype for t in load_file(tmp_path / "m/model.safetensors").values()} == {
+        torch.bfloat16
+    }
+
+
+def test_an_adapter_of_another_model_is_refused(
+    adapter: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    broken = shutil.copytree(adapter, tmp_path / "broken")
+    weights = load_file(broken / "adapter_model.safetensors")
+    wide = {n: torch.cat([t, t], -1) if "lora_A" in n else t for n, t in weights.items()}
+    save_file(wide, broken / "adapter_model.safetensors")
+    code, text = fail(["merge-lora", "--adapters", broken], tmp_path)
+    assert code == 1 and "does not fit this model" in text
+    (broken / "adapter_model.safetensors").write_bytes(b"not weights")
+    code, text = fail(["merge-lora", "--adapters", broken], tmp_path)
+    assert code == 1 and "broken" in text
+
+
+def test_nothing_to_merge_is_an_error_with_the_flag_to_add(tmp_path: Path) -> None:
+    for words, hint in ((["merge-lora"], "--adapters"), (["export"], "--merge_lora true")):
+        code, text = fail(words, tmp_path)
+        assert code == 2 and hint in text
