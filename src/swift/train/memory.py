@@ -29,6 +29,17 @@ def peak_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def held_bytes(device: torch.device) -> int:
+    """Memory of the device that this process holds now."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_bytes(device)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that a run may still take on its device."""
     if device.type == "cuda":
@@ -47,6 +58,7 @@ def free_bytes(device: torch.device) -> int:
 class Estimate:
     """Bytes on one device, part by part."""
 
+    process: int  # what the process holds already; on a CPU mostly libraries
     weights: int
     gradients: int
     optimizer: int

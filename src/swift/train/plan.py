@@ -29,6 +29,7 @@ from swift.train.memory import (
     Probe,
     count_saved,
     free_bytes,
+    held_bytes,
     parameters_estimate,
 )
 from swift.tune.tuned import Tuned
@@ -117,13 +118,23 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
 
 
 def _probe(tuned: Tuned, layers: int, compute: torch.dtype) -> Probe:
-    length = 64
+    """Bytes a position. Without a device, attention is computed in a way that keeps its square as
+    well, which no real kernel does: two lengths tell the part that grows with the position.
+    """
     model = tuned.model
     with contextlib.suppress(ValueError):
         model.set_attn_implementation(PACKED)
     model.train()
+    short, long = (count_saved(_Body(tuned), _blank(length)) / length for length in (32, 64))
+    kept = 2 * short - long
+    width = body(model).get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+    return Probe(kept, layers * width * compute.itemsize + kept / layers)
+
+
+def _blank(length: int) -> Batch:
+    """A batch of one sample without content, on the ``meta`` device."""
     empty = torch.zeros(0, dtype=torch.int64)
-    batch = Batch(
+    return Batch(
         tokens=torch.zeros(1, length, dtype=torch.int64, device="meta"),
         positions=torch.arange(length, device="meta")[None],
         learned_N=empty,
@@ -136,10 +147,6 @@ def _probe(tuned: Tuned, layers: int, compute: torch.dtype) -> Probe:
         packed=True,
         places=(),
     )
-    kept = count_saved(_Body(tuned), batch) / length
-    width = body(model).get_input_embeddings().weight.shape[1]  # type: ignore[operator]
-    again = layers * width * compute.itemsize + kept / layers
-    return Probe(kept, again)
 
 
 class _Body(torch.nn.Module):
@@ -156,7 +163,7 @@ class Budget:
     """What a run takes on one device, what is free there, and which knobs would help."""
 
     estimate: Estimate
-    free: int
+    free: int  # on the device, with what the process holds already
     again: bool  # whether activations are computed again in the backward pass
     savings: list[tuple[str, int]]  # knob, bytes it would save
 
@@ -192,11 +199,12 @@ def budget_of(
         fixed["weights"] = shape.parameters * 4 // shared
     rows = min(chunk_rows(shape.vocabulary, device), positions)
     logits = rows * shape.vocabulary * (4 + compute.itemsize)
-    free = free_bytes(device)
+    held = held_bytes(device)
+    free = free_bytes(device) + held
 
     def estimate(again: bool) -> Estimate:
         acts = shape.probe.activations(positions, again=again)
-        return Estimate(activations=acts, logits=logits, **fixed)
+        return Estimate(process=held, activations=acts, logits=logits, **fixed)
 
     choice = config.train.gradient_checkpointing
     again = choice is True or (choice == "auto" and estimate(False).total > 0.8 * free)

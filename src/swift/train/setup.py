@@ -160,7 +160,8 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
     )
     session.log(
         f"{len(data.train):,} samples, {tokens:,} tokens, {learned / tokens:.0%} of them learned; "
-        f"{plan.steps:,} steps of {order.groups_per_step} {unit}, {order.steps_per_epoch:,} an epoch"
+        f"{plan.steps:,} steps of {order.groups_per_step} {unit}, "
+        f"{order.steps_per_epoch:,} an epoch"
     )
     budget = plan.budget
     again = ", activations computed again" if budget.again else ""
