@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from swift.data.sample import Sample
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
@@ -99,3 +102,15 @@ def chats(count: int) -> list[dict[str, Any]]:
             turns.insert(0, {"role": "system", "content": "Answer briefly."})
         rows.append({"messages": turns})
     return rows
+
+
+def samples(*lengths: int, seed: int = 0, vocabulary: int = 400) -> list[Sample]:
+    """Samples of random tokens; weights are 0, 1 and others, and the last token is learned."""
+    random = np.random.default_rng(seed)
+    made = []
+    for i, length in enumerate(lengths):
+        weights = random.choice(np.float32([0, 1, 1, 0.3, 2.5]), length)
+        weights[-1] = 1
+        tokens = random.integers(3, vocabulary, length, dtype=np.int32)
+        made.append(Sample(tokens, weights, f"row {i}"))
+    return made

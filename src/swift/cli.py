@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()  # here, where a reader that has gone can still be caught
+        return code
     except ConfigError as error:
         _complain(words, error.problems)
         return error.exit_code
@@ -158,7 +160,7 @@ def _overview() -> str:
 
 def _unknown(name: str) -> str:
     if name in LATER:
-        return f"swift {name}: known from ms-swift, not supported yet"
+        return f"{name} is known from ms-swift, not supported yet"
     import difflib
 
     close = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -177,12 +179,16 @@ def _help(name: str, words: list[str]) -> int:
     return 0
 
 
+def _configured() -> list[str]:
+    return [name for name, command in COMMANDS.items() if command.config]
+
+
 def _schema(words: list[str]) -> int:
     import json
 
-    names = [name for name, command in COMMANDS.items() if command.config]
+    names = _configured()
     if len(words) != 1 or words[0] not in names:
-        raise ConfigError(f"swift schema needs one of: {', '.join(names)}")
+        raise ConfigError(f"needs one of: {', '.join(names)}")
     print(json.dumps(_load(COMMANDS[words[0]].config).model_json_schema(), indent=2))
     return 0
 
@@ -190,9 +196,11 @@ def _schema(words: list[str]) -> int:
 def _completion(words: list[str]) -> int:
     shells = import_module("swift.config.completion")
     if len(words) != 1 or words[0] not in shells.SHELLS:
-        raise ConfigError(f"swift completion needs one of: {', '.join(shells.SHELLS)}")
-    roots = {name: _load(c.config) if c.config else None for name, c in COMMANDS.items()}
-    print(shells.script(words[0], roots))
+        raise ConfigError(f"needs one of: {', '.join(shells.SHELLS)}")
+    roots = {name: _load(COMMANDS[name].config) for name in _configured()}
+    roots["check"] = roots["sft"]  # what it checks unless told otherwise
+    arguments = {"schema": _configured(), "completion": shells.SHELLS}
+    print(shells.script(words[0], {name: roots.get(name) for name in COMMANDS}, arguments))
     return 0
 
 

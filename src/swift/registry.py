@@ -8,6 +8,7 @@ outside register through the entry-point group ``swift.plugins``, a user's own f
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -88,23 +89,35 @@ def build(section: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def load_plugins(files: list[str]) -> None:
-    """Import every installed plug-in and every file given by ``--external_plugins``."""
+    """Import every installed plug-in and every file given by ``--external_plugins``.
+
+    Raises:
+        ConfigError: one of them does not exist or cannot be imported.
+    """
     for point in entry_points(group="swift.plugins"):
-        point.load()
-    for file in files:
-        path = Path(file)
-        if not path.is_file():
-            raise ConfigError(f"--external_plugins: {file} does not exist")
-        name = f"swift_plugin_{path.stem}"
-        if name in sys.modules:
-            continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"--external_plugins: {file} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            point.load()
         except Exception as error:
-            del sys.modules[name]
-            raise ConfigError(f"--external_plugins: {file} failed to import: {error!r}") from error
+            raise ConfigError(f"plug-in {point.name} ({point.value}): {error!r}") from error
+    for file in files:
+        _load_file(file)
+
+
+def _load_file(file: str) -> None:
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"--external_plugins: {file} does not exist")
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"swift_plugin_{path.stem}_{place}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--external_plugins: {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"--external_plugins: {file} failed to import: {error!r}") from error

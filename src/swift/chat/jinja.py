@@ -53,6 +53,8 @@ class Template:
             )
         except jinja2.TemplateError as error:
             raise RenderError(f"the chat template refuses it: {error.message or error}") from None
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except RecursionError:
+            raise RenderError("the chat template cannot write it: nested too deeply") from None
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise RenderError(f"the chat template cannot write it: {error}") from None
         return str(found[0][0])

@@ -57,7 +57,7 @@ class Renderer:
 
     def __init__(self, spec: RendererSpec) -> None:
         self.spec = spec
-        self.tokenizer = Tokenizer(spec.tokenizer)
+        self.tokenizer = Tokenizer(spec.tokenizer, spec.end_ids)
         self.template = Template(spec.templates, spec.variables) if spec.templates else None
         self._headers: dict[str, list[int]] = {}
 
@@ -71,7 +71,8 @@ class Renderer:
 
     @cached_property
     def _stops(self) -> list[str]:
-        return [self.tokenizer.decode([id], keep_special=True) for id in self.stop_ids]
+        texts = [self.tokenizer.decode([id], keep_special=True) for id in self.stop_ids]
+        return [text for text in texts if text]  # a checkpoint may name an id without a token
 
     def _stop_of_template(self) -> set[int]:
         """The first control token that the template writes after an answer."""
@@ -93,7 +94,12 @@ class Renderer:
         tools: Sequence[Mapping[str, Any]] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """The tokens that inference sends for an answer to these messages."""
+        """The tokens that inference sends for an answer to these messages.
+
+        Raises:
+            RenderError: a role is unknown, or the template refuses the messages.
+        """
+        check_roles(messages)
         turns, quoted_tools = self._quoted(messages, tools)
         return self.tokenizer.encode(self._text(turns, quoted_tools, True, kwargs)).ids
 
@@ -147,8 +153,11 @@ class Renderer:
     def _quoted(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
-        turns = [message.for_template() for message in messages]
-        return self.tokenizer.quote(turns), self.tokenizer.quote(list(tools))
+        turns = [
+            {**self.tokenizer.quote(message.for_template()), "role": message.role}
+            for message in messages
+        ]
+        return turns, self.tokenizer.quote(list(tools))
 
     def _text(
         self,
@@ -188,20 +197,24 @@ class Renderer:
         return found
 
     def _end(self, whole: str, start: int, index: int) -> int:
-        """Where a turn ends in its text: right behind its last stop token.
+        """Where a turn ends in its text: right behind its first stop token, as inference does.
 
         Control tokens spelled in messages are marked, so a stop token found here is the template's.
+        Another one may follow (some templates end every text with one); it is not learned.
         """
         found = [
-            (at, at + len(stop)) for stop in self._stops if (at := whole.rfind(stop, start)) >= 0
+            (at, at + len(stop)) for stop in self._stops if (at := whole.find(stop, start)) >= 0
         ]
         if not found:
             raise RenderError(
                 f"message {index + 1} (assistant): the template writes no stop token after the "
                 "answer, so the model would not learn to stop"
             )
-        end = max(found)[1]
-        if whole[end:].strip():
+        end = min(found)[1]
+        rest = whole[end:]
+        for stop in self._stops:
+            rest = rest.replace(stop, "")
+        if rest.strip():
             raise RenderError(
                 f"message {index + 1} (assistant): the template writes text after the stop token"
             )
@@ -217,10 +230,7 @@ class Renderer:
             first = bisect_left(lefts, turn.start)
             last = bisect_left(lefts, turn.end)
             self._check_border(text, encoding, first, turn.start)
-            if (
-                encoding.spans[last - 1][1] != turn.end
-                or encoding.ids[last - 1] not in self.stop_ids
-            ):
+            if encoding.ids[last - 1] not in self.stop_ids:
                 raise RenderError("the tokenizer merges the stop token with what follows it")
             weights[first:last] = [turn.weight] * (last - first)
         return Rendered(encoding.ids, weights)
@@ -280,16 +290,22 @@ def check(messages: Sequence[Message]) -> None:
     """
     if not messages:
         raise RenderError("there are no messages")
+    check_roles(messages)
     for number, message in enumerate(messages, 1):
-        if message.role not in ROLES:
-            raise RenderError(
-                f"message {number}: role {message.role!r} is not one of {', '.join(ROLES)}"
-            )
         if message.role == "assistant" and not (message.content or message.tool_calls):
             raise RenderError(f"message {number} (assistant) is empty: there is nothing to learn")
     last = messages[-1].role
     if last != "assistant":
         raise RenderError(f"the last message is from {last!r}; SFT needs an assistant answer there")
+
+
+def check_roles(messages: Sequence[Message]) -> None:
+    """Raise RenderError for a role that no template knows; it would be written as it is."""
+    for number, message in enumerate(messages, 1):
+        if message.role not in ROLES:
+            raise RenderError(
+                f"message {number}: role {message.role!r} is not one of {', '.join(ROLES)}"
+            )
 
 
 def _chains(turns: list[_Turn]) -> list[list[_Turn]]:

@@ -1,20 +1,24 @@
 """Text <-> token ids, with the position of every token in the text.
 
 Built on the ``tokenizers`` library alone: worker processes need neither torch nor transformers'
-model code, and start in a tenth of a second.
+model code.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import tokenizers
 
-_QUOTE = re.compile("\ue000([0-9]+)\ue001")
+from swift.errors import RenderError
+
+_OPEN = "\ue000"
+_QUOTE = re.compile(f"{_OPEN}([0-9]+)\ue001")
 """A control token that somebody spelled in a message, while a template is being rendered."""
 
 
@@ -27,16 +31,22 @@ class Encoding:
 
 
 class Tokenizer:
-    """A tokenizer made from its own JSON form (``tokenizer.json`` as transformers completes it)."""
+    """A tokenizer made from its own JSON form (``tokenizer.json`` as transformers completes it).
 
-    def __init__(self, definition: str) -> None:
+    Its control tokens are those marked as special, and ``ends``.
+    """
+
+    def __init__(self, definition: str, ends: Collection[int] = ()) -> None:
         self._definition = definition
         self._backend = tokenizers.Tokenizer.from_str(definition)
         self._backend.no_padding()
         self._backend.no_truncation()
         added = self._backend.get_added_tokens_decoder()
-        self.special_ids = frozenset(id for id, token in added.items() if token.special)
-        self._control = sorted((str(t.content) for t in added.values() if t.special), key=len)[::-1]
+        known = {id: str(t.content) for id, t in added.items() if t.special or id in ends}
+        self.special_ids = frozenset(known)
+        control = sorted(known.values(), key=len, reverse=True)
+        self._quotable = [*control, _OPEN]  # the mark itself is text too where somebody writes it
+        self._quoted: dict[int, list[int]] = {}
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -47,7 +57,7 @@ class Tokenizer:
 
     @cached_property
     def _spelled(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
+        return re.compile("|".join(map(re.escape, self._quotable)))
 
     def token_id(self, token: str) -> int | None:
         """The id of a token given by its text."""
@@ -57,17 +67,16 @@ class Tokenizer:
     def quote(self, value: Any) -> Any:
         """Replace control tokens spelled in messages by marks that :meth:`encode` writes as text.
 
-        Works on strings and on the strings inside lists and mappings; returns the very same object
-        when there is nothing to replace.
+        Works on strings and on the strings inside lists and mappings, keys included.
         """
         if isinstance(value, str):
             if not self._spelled.search(value):
                 return value
-            return self._spelled.sub(lambda m: f"\ue000{self._control.index(m[0])}\ue001", value)
+            return self._spelled.sub(lambda m: f"{_OPEN}{self._quotable.index(m[0])}\ue001", value)
         if isinstance(value, list | tuple):
             return [self.quote(item) for item in value]
         if isinstance(value, dict):
-            return {key: item if key == "role" else self.quote(item) for key, item in value.items()}
+            return {self.quote(key): self.quote(item) for key, item in value.items()}
         return value
 
     def encode(self, text: str, *, specials: bool = False) -> Encoding:
@@ -75,37 +84,49 @@ class Tokenizer:
 
         Args:
             text: control tokens in it become control tokens, but those marked by :meth:`quote`.
-            specials: add what the tokenizer puts around a text (such as a first BOS).
+            specials: it is a text of its own, without marks: add what the tokenizer puts around
+                one (such as a first BOS).
+
+        Raises:
+            RenderError: the text holds half of a surrogate pair.
         """
-        if "\ue000" not in text:
-            found = self._backend.encode(text, add_special_tokens=specials)
-            return Encoding(found.ids, found.offsets)
+        try:
+            if specials or _OPEN not in text:
+                found = self._backend.encode(text, add_special_tokens=specials)
+                return Encoding(found.ids, found.offsets)
+            return self._encode_marked(text)
+        except TypeError:  # how `tokenizers` says it
+            raise RenderError("it holds half of a surrogate pair, which is no character") from None
+
+    def _encode_marked(self, text: str) -> Encoding:
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
+
+        def append(piece: str, start: int) -> None:
+            found = self._backend.encode(piece, add_special_tokens=False)
+            ids.extend(found.ids)
+            spans.extend((start + left, start + right) for left, right in found.offsets)
+
         end = 0
         for mark in _QUOTE.finditer(text):
-            self._append(ids, spans, self._backend, text[end : mark.start()], end, None)
-            quoted = self._control[int(mark[1])]
-            self._append(ids, spans, self._plain, quoted, mark.start(), mark.end())
+            append(text[end : mark.start()], end)
+            quoted = self._quoted_ids(int(mark[1]))
+            ids.extend(quoted)
+            spans.extend([mark.span()] * len(quoted))  # it covers its mark as a whole
             end = mark.end()
-        self._append(ids, spans, self._backend, text[end:], end, None)
+        append(text[end:], end)
         return Encoding(ids, spans)
 
-    @staticmethod
-    def _append(
-        ids: list[int],
-        spans: list[tuple[int, int]],
-        backend: tokenizers.Tokenizer,
-        piece: str,
-        start: int,
-        end: int | None,
-    ) -> None:
-        found = backend.encode(piece, add_special_tokens=False)
-        ids += found.ids
-        if end is None:
-            spans += [(start + left, start + right) for left, right in found.offsets]
-        else:  # a quoted token covers its mark as a whole
-            spans += [(start, end)] * len(found.ids)
+    def _quoted_ids(self, number: int) -> list[int]:
+        """The ids of a quotable token as plain text."""
+        if number not in self._quoted:
+            text = self._quotable[number]
+            ids = self._plain.encode(text, add_special_tokens=False).ids
+            if self.special_ids.intersection(ids):  # a vocabulary that holds it as a plain word
+                parts = [self._plain.encode(char, add_special_tokens=False).ids for char in text]
+                ids = [id for part in parts for id in part]
+            self._quoted[number] = ids
+        return self._quoted[number]
 
     def decode(self, ids: list[int], *, keep_special: bool = False) -> str:
         """The text of token ids."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from swift.config.flags import spelling
 from swift.config.section import Section
@@ -11,11 +11,20 @@ from swift.config.tree import leaves
 SHELLS = ("bash", "zsh", "fish")
 
 
-def script(shell: str, roots: Mapping[str, type[Section] | None]) -> str:
-    """A script that completes commands, their flags and the words that a flag chooses from."""
+def script(
+    shell: str, roots: Mapping[str, type[Section] | None], arguments: Mapping[str, Sequence[str]]
+) -> str:
+    """A script that completes commands, their flags and the words that a flag chooses from.
+
+    Args:
+        shell: one of ``SHELLS``.
+        roots: the configuration of every command that has one.
+        arguments: the words that a command without one chooses from.
+    """
     flags = {name: sorted(_flags(root)) if root else [] for name, root in roots.items()}
     choices = {flag: words for root in roots.values() if root for flag, words in _choices(root)}
-    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](flags, choices)
+    said = {name: " ".join(words) for name, words in arguments.items()}
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](flags, choices, said)
 
 
 def _flags(root: type[Section]) -> list[str]:
@@ -23,15 +32,16 @@ def _flags(root: type[Section]) -> list[str]:
 
 
 def _choices(root: type[Section]) -> list[tuple[str, str]]:
-    return [
-        (spelling(leaf.path), leaf.type.replace(" | ", " "))
-        for leaf in leaves(root)
-        if " | " in leaf.type
-    ]
+    return [(spelling(leaf.path), " ".join(leaf.words)) for leaf in leaves(root) if leaf.words]
 
 
-def _bash(flags: Mapping[str, list[str]], choices: Mapping[str, str]) -> str:
-    cases = "\n".join(f"        {name}) flags='{' '.join(f)}' ;;" for name, f in flags.items())
+def _bash(
+    flags: Mapping[str, list[str]], choices: Mapping[str, str], arguments: Mapping[str, str]
+) -> str:
+    cases = "\n".join(
+        f"        {name}) flags='{' '.join(known)}' words='{arguments.get(name, '')}' ;;"
+        for name, known in flags.items()
+    )
     words = "\n".join(f"        {flag}) words='{w}' ;;" for flag, w in choices.items())
     return f"""_swift() {{
     local flags='' words='' current="${{COMP_WORDS[COMP_CWORD]}}"
@@ -56,11 +66,15 @@ def _bash(flags: Mapping[str, list[str]], choices: Mapping[str, str]) -> str:
 complete -F _swift swift"""
 
 
-def _zsh(flags: Mapping[str, list[str]], choices: Mapping[str, str]) -> str:
-    return "autoload -U +X bashcompinit && bashcompinit\n" + _bash(flags, choices)
+def _zsh(
+    flags: Mapping[str, list[str]], choices: Mapping[str, str], arguments: Mapping[str, str]
+) -> str:
+    return "autoload -U +X bashcompinit && bashcompinit\n" + _bash(flags, choices, arguments)
 
 
-def _fish(flags: Mapping[str, list[str]], choices: Mapping[str, str]) -> str:
+def _fish(
+    flags: Mapping[str, list[str]], choices: Mapping[str, str], arguments: Mapping[str, str]
+) -> str:
     lines = [f"complete -c swift -n __fish_use_subcommand -a {name}" for name in flags]
     for name, names in flags.items():
         for flag in names:
@@ -69,4 +83,6 @@ def _fish(flags: Mapping[str, list[str]], choices: Mapping[str, str]) -> str:
             lines.append(
                 f"complete -c swift -n '__fish_seen_subcommand_from {name}' -l {long}{words}"
             )
+    for name, words in arguments.items():
+        lines.append(f"complete -c swift -n '__fish_seen_subcommand_from {name}' -x -a '{words}'")
     return "\n".join(lines)

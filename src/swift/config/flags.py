@@ -8,7 +8,7 @@ not supported yet (``LATER``, in later.py). Any setting can also be written as a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,13 @@ class Flag:
     paths: tuple[str, ...]
     rewrite: Callable[[Any], Any]
     alias: bool = False  # another spelling; help shows the first one
+
+
+@dataclass(frozen=True)
+class Several:
+    """What a word stands for that says more than one setting: dotted paths and their values."""
+
+    settings: Mapping[str, Any]
 
 
 def _keep(value: Any) -> Any:
@@ -58,13 +65,14 @@ def _resume(value: Any) -> Any:
     return text == "true" if text in ("true", "false") else value
 
 
-def _report(value: Any) -> Any:
-    return [] if str(value).lower() == "none" else value
+def _offloaded(shard: str) -> Several:
+    return Several({"parallel.shard": shard, "parallel.offload": True})
 
 
 _SHARD = _words(
     zero0="none", zero1="gradients", zero2="gradients", zero3="parameters",
-    zero2_offload="gradients", zero3_offload="parameters", fsdp="parameters", fsdp2="parameters",
+    zero2_offload=_offloaded("gradients"), zero3_offload=_offloaded("parameters"),
+    fsdp="parameters", fsdp2="parameters",
 )  # fmt: skip
 _DTYPE = _words(bf16="bfloat16", fp32="float32", fp16="float16", none="auto")
 _ATTENTION = _words(
@@ -163,7 +171,7 @@ FLAGS: dict[str, Flag] = {
     "ddp_timeout": _flag("parallel.timeout_s"),
     # the run
     "output_dir": _flag("output"),
-    "report_to": _flag("report", rewrite=_report),
+    "report_to": _flag("report"),
     "run_name": _flag("run_name"),
     "external_plugins": _flag("external_plugins"),
     "dry_run": _flag("dry_run"),

@@ -35,7 +35,7 @@ def render(
         )
     unknown = [section for section in sections if section not in groups]
     if unknown:
-        raise ConfigError(f"swift {name} has no section {unknown[0]}; it has {', '.join(groups)}")
+        raise ConfigError(f"there is no section {unknown[0]}; it has {', '.join(groups)}")
     lines = [] if sections else [f"swift {name}: {summary}", "", *_usage(name), ""]
     for group in sections or groups:
         section = section_at(root, group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from swift.config.section import Section, Strings
+from swift.config.section import Section, Strings, Word
 
 
 class LoadSection(Section):
@@ -41,7 +41,7 @@ class LoadSection(Section):
 class ModelSection(LoadSection):
     """Which model, and how it is loaded."""
 
-    path: str
+    path: Word
     """A hub name (Qwen/Qwen3-0.6B), a folder, a .gguf file, or package:<name> of an installed
     package that carries a model."""
 
@@ -49,6 +49,6 @@ class ModelSection(LoadSection):
 class UsedModelSection(LoadSection):
     """Which model, and how it is loaded."""
 
-    path: str | None = None
+    path: Word | None = None
     """A hub name (Qwen/Qwen3-0.6B), a folder, a .gguf file, or package:<name> of an installed
     package that carries a model. Default: what the adapter was trained on."""

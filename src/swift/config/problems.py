@@ -23,6 +23,7 @@ _WORDS = {
     "bool_parsing": "is neither true nor false",
     "bool_type": "is neither true nor false",
     "string_type": "is not text",
+    "string_too_short": "is empty",
     "list_type": "is not a list",
     "dict_type": "is not a mapping",
     "model_type": "is not a section; write its settings below it",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift.config.data import ConversationsSection, DataSection, TextsSection
@@ -12,13 +12,17 @@ from swift.config.infer import InferSection
 from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
-from swift.config.section import Section, Strings, Variants
+from swift.config.section import Section, Strings, Variants, Word
 from swift.config.train import TrainSection
 from swift.config.tuner import LoraSection, TunerSection
 
 Tuner = Annotated[TunerSection, Variants(TunerSection, "lora")]
 Optimizer = Annotated[OptimizerSection, Variants(OptimizerSection, "adamw")]
 Schedule = Annotated[ScheduleSection, Variants(ScheduleSection, "cosine")]
+
+
+def _none(value: Any) -> Any:
+    return [] if value in ("none", ["none"]) else value
 
 
 class TrainingConfig(Section):
@@ -32,11 +36,11 @@ class TrainingConfig(Section):
     train: TrainSection = TrainSection()
     parallel: ParallelSection = ParallelSection()
 
-    output: str | None = None
+    output: Word | None = None
     """Folder of the run. Default: output/<model>-<command>. When it holds a run already, a new
     one goes to v1, v2 ... inside it."""
 
-    report: Strings = ["tensorboard"]
+    report: Annotated[Strings, BeforeValidator(_none)] = ["tensorboard"]
     """Where metrics go beside metrics.jsonl: tensorboard, wandb, swanlab, or none."""
 
     run_name: str | None = None
@@ -80,7 +84,7 @@ class InferConfig(Section):
     load_data_args: bool = False
     """Answer the data that the adapter's run was evaluated on."""
 
-    result_path: str | None = None
+    result_path: Word | None = None
     """File for the answers to a data set. Default: infer_result/<time>.jsonl beside the model.
     When it exists already, only the rows that are missing in it are answered."""
 
@@ -104,7 +108,7 @@ class MergeConfig(Section):
     command: Literal["export"] = "export"
     model: UsedModelSection = UsedModelSection()
 
-    output: str | None = None
+    output: Word | None = None
     """Folder of the merged model. Default: <adapter>-merged."""
 
     shard_size: str = "5GB"

@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
 )
@@ -93,7 +94,10 @@ def _as_mapping(value: Any) -> Any:
         raise PydanticCustomError("json", "not valid JSON: {why}", {"why": str(error)}) from None
 
 
-Strings = Annotated[list[str], BeforeValidator(_as_list)]
+Word = Annotated[str, Field(min_length=1)]
+"""A text that says something: an unset variable of a shell script leaves an empty one."""
+
+Strings = Annotated[list[Word], BeforeValidator(_as_list)]
 """A list of strings; a single string is a list of one."""
 
 Names = Annotated[dict[str, str], BeforeValidator(_as_mapping)]

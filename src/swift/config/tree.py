@@ -26,6 +26,12 @@ class Leaf:
     type: str
     kinds: tuple[str, ...] = ()  # the kinds of its section that have it; empty: all
 
+    @property
+    def words(self) -> list[str]:
+        """The words that it chooses from, where there is such a choice."""
+        parts = self.type.split(" | ")
+        return [part for part in parts if part not in _OPEN] if len(parts) > 1 else []
+
 
 def section_at(root: type[Section], path: str) -> type[Section] | None:
     """The section class (for a choice: its base) at a top-level path, else None."""
@@ -113,6 +119,7 @@ def _variants(info: FieldInfo) -> Variants | None:
 
 
 _PLAIN = {int: "whole number", float: "number", bool: "true | false", str: "text", type(None): ""}
+_OPEN = ("whole number", "number", "text")  # types that no list of words exhausts
 
 
 def describe(annotation: Any) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +31,8 @@ from swift.data.formats.form import Format, formats, understand
 from swift.data.source import Block
 from swift.errors import DataError, RenderError, ResourceError
 
-_VERSION = 1  # part of every key; raised when the meaning of the files changes
+_REASON = 1000  # characters of the reason why a row cannot be used
+_VERSION = 2  # part of every key; raised when the meaning of the files changes
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,11 @@ def _result(
     path: Path, block: Block, future: Future[None] | None, progress: Callable[[int], None]
 ) -> Encoded:
     if future is not None:
-        future.result()
+        try:
+            future.result()
+        except BrokenProcessPool:
+            why = "a process that makes tokens was killed, perhaps for its memory"
+            raise ResourceError(f"{why}; lower --dataset_num_proc") from None
     return _finished(path, block, progress)
 
 
@@ -163,8 +170,17 @@ _worker: tuple[RendererSpec, EncodeSettings] | None = None
 def _start_worker(spec: RendererSpec, settings: EncodeSettings) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     registry.load_plugins(list(settings.plugins))
     _worker = spec, settings
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot tell its processes to end."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(block: Block, path: Path) -> None:
@@ -192,8 +208,8 @@ def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, pa
     for index, raw in enumerate(block.rows):
         try:
             samples = [_compact(s) for s in encode_row(raw, renderer, settings, known)]
-        except DataError as error:
-            failures.append((index, str(error)))
+        except (DataError, RecursionError) as error:
+            failures.append((index, _reason(error)))
             continue
         for tokens, runs, weights in samples:
             table["tokens"].append(tokens)
@@ -213,6 +229,13 @@ def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, pa
         ) from None
 
 
+def _reason(error: Exception) -> str:
+    """Why a row cannot be used, fit to print: rows may hold anything, also in names."""
+    text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _REASON else f"{text[:_REASON]}..."
+
+
 def encode_row(
     raw: bytes, renderer: Renderer, settings: EncodeSettings, known: list[Format]
 ) -> list[Rendered]:
@@ -223,8 +246,9 @@ def encode_row(
     """
     row = _parse(raw)
     if isinstance(row, dict):
-        row = {to: row[name] for name, to in settings.columns if name in row} | {
-            name: value for name, value in row.items() if name not in dict(settings.columns)
+        renamed = dict(settings.columns)
+        row = {name: value for name, value in row.items() if name not in renamed} | {
+            to: row[name] for name, to in settings.columns if name in row
         }
         row = _fill_names(row, settings.names)
     meaning = understand(row, known)

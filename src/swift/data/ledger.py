@@ -31,6 +31,16 @@ class Account:
         if len(self.places) < _LISTED:
             self.places.append(text)
 
+    def add(self, other: Account) -> None:
+        """Put the rows of another account to these."""
+        self.rows += other.rows
+        self.kept += other.kept
+        self.cut += other.cut
+        self.dropped += other.dropped
+        self.failed += other.failed
+        self.samples += other.samples
+        self.places += other.places[: _LISTED - len(self.places)]
+
     @property
     def balanced(self) -> bool:
         """Whether every row is accounted for."""
@@ -47,6 +57,11 @@ class Ledger:
     def account(self, source: str) -> Account:
         """The account of a source, new if need be."""
         return self.accounts.setdefault(source, Account())
+
+    def add(self, other: Ledger) -> None:
+        """Put the accounts of another ledger to these."""
+        for name, account in other.accounts.items():
+            self.account(name).add(account)
 
     @property
     def failures(self) -> list[str]:

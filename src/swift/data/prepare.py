@@ -45,6 +45,8 @@ class Workshop:
         """Encode files and gather what fits."""
         section = self.section
         sources = open_sources(names, self.locate, flag=flag)
+        for source in sources:
+            ledger.account(source.name)  # also of one without rows
         encoded = encode(
             (block for source in sources for block in blocks(source, section.seed)),
             self.spec,
@@ -83,25 +85,27 @@ def prepare(workshop: Workshop, train: list[str]) -> Prepared:
     if not len(samples):
         raise DataError(_nothing(ledger))
     if section.val:
-        val = workshop.samples(section.val, "--val_dataset", ledger)
+        apart = Ledger()
+        val = workshop.samples(section.val, "--val_dataset", apart)
         if not len(val):
-            raise DataError(f"--val_dataset: {_nothing(ledger)}")
+            raise DataError(f"--val_dataset: {_nothing(apart)}")
+        ledger.add(apart)
         return Prepared(samples, val, ledger)
     if not section.split:
         return Prepared(samples, Samples(), ledger)
     order = np.random.default_rng(section.seed).permutation(len(samples))
-    apart = max(1, round(len(samples) * section.split))
-    if apart == len(samples):
+    count = max(1, round(len(samples) * section.split))
+    if count == len(samples):
         raise DataError(f"--split_dataset_ratio {section.split} leaves nothing to train on")
     return Prepared(
-        samples.select(np.sort(order[apart:])), samples.select(np.sort(order[:apart])), ledger
+        samples.select(np.sort(order[count:])), samples.select(np.sort(order[:count])), ledger
     )
 
 
 def _nothing(ledger: Ledger) -> str:
     rows = sum(account.rows for account in ledger.accounts.values())
     if not rows:
-        return f"no rows in {', '.join(ledger.accounts) or 'the files'}"
+        return f"no rows in {', '.join(ledger.accounts)}"
     shown = "\n  ".join(ledger.failures[:5])
     more = f"\n  ... and {rows - 5} more" if rows > 5 else ""
     return f"none of the {rows} rows can be used:\n  {shown}{more}"

@@ -195,7 +195,8 @@ def _fit(
     keep = learned > 0
     kept, cut = np.zeros(len(block.lines), bool), np.zeros(len(block.lines), bool)
     kept[row_S[index[keep]]] = True
-    cut[row_S[index[keep & long[index]]]] = True
+    cut[row_S[long]] = True  # also a row that lost one of its samples
+    cut &= kept
     account = ledger.account(block.source.name)
     account.kept += int((kept & ~cut).sum())
     account.cut += int(cut.sum())

@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from swift.errors import ConfigError, DataError
 BLOCK = 2048
 """Rows in one block: small enough to spread over processes, large enough to be worth a file."""
 
+_BLOCK_BYTES = 16 << 20  # a block of long rows ends when it has this many bytes
+
+_FIELD = 1 << 30  # most bytes in a field of a table; the library's own bound is 128 KiB
 _DOCUMENT = 1 << 20  # a longer text file is cut into documents of about this many characters
 
 
@@ -56,7 +60,7 @@ def split_name(name: str) -> tuple[str, int | None]:
     path, mark, count = name.rpartition("#")
     if not mark or Path(name).exists():
         return name, None
-    if not count.isdigit() or int(count) == 0:
+    if not count.isdecimal() or int(count) == 0:
         raise ConfigError(f"--dataset: {name}: write the number of rows after the #, as in x#500")
     return path, int(count)
 
@@ -87,7 +91,7 @@ def open_sources(
                 raise ConfigError(f"{flag}: {name}: # works on one file, and {bare} has several")
             sources += [Source(file, _shown(bare, path, file), take) for file in files]
         except ConfigError as error:
-            problems += error.problems
+            problems += [line.replace("--dataset:", f"{flag}:", 1) for line in error.problems]
     if problems:
         raise ConfigError(*problems)
     return sources
@@ -120,14 +124,16 @@ def blocks(source: Source, seed: int) -> Iterator[Block]:
         picked = _pick(sum(1 for _ in rows(source)), source.take, seed)
     lines: list[int] = []
     raw: list[bytes] = []
+    size = 0
     for number, (line, row) in enumerate(rows(source)):
         if picked is not None and not picked[number]:
             continue
         lines.append(line)
         raw.append(row)
-        if len(raw) == BLOCK:
+        size += len(row)
+        if len(raw) == BLOCK or size > _BLOCK_BYTES:
             yield Block(source, lines, raw)
-            lines, raw = [], []
+            lines, raw, size = [], [], 0
     if raw:
         yield Block(source, lines, raw)
 
@@ -167,7 +173,7 @@ def _json(source: Source) -> Iterator[tuple[int, bytes]]:
         content = json.loads(text)
     except ValueError as error:
         if b"\n{" in text:  # rows by line under another name
-            yield from _jsonl(source)
+            yield from enumerate((row for _, row in _jsonl(source)), 1)
             return
         raise DataError(f"{source.name}: not JSON: {error}") from None
     if isinstance(content, dict):
@@ -180,14 +186,18 @@ def _json(source: Source) -> Iterator[tuple[int, bytes]]:
 
 
 def _csv(source: Source) -> Iterator[tuple[int, bytes]]:
+    csv.field_size_limit(_FIELD)
     with source.path.open(encoding="utf-8-sig", newline="") as file:
-        delimiter = "\t" if source.path.suffix == ".tsv" else ","
-        reader = csv.DictReader(file, delimiter=delimiter)
+        reader = csv.reader(file, delimiter="\t" if source.path.suffix == ".tsv" else ",")
         try:
+            columns = next((row for row in reader if row), [])
+            end = reader.line_num
             for row in reader:
-                yield reader.line_num, _dump({k: v for k, v in row.items() if k is not None})
+                first, end = end + 1, reader.line_num  # a quoted field may hold line ends
+                if row:
+                    yield first, _dump(dict(zip_longest(columns, row[: len(columns)])))
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{source.name}:{reader.line_num}: not CSV: {error}") from None
+            raise DataError(f"{source.name}:{reader.line_num + 1}: not CSV: {error}") from None
 
 
 def _parquet(source: Source) -> Iterator[tuple[int, bytes]]:

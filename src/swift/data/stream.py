@@ -89,6 +89,8 @@ class _Singles(Sequence[Any]):
         return self._count
 
     def __getitem__(self, i: Any) -> Any:
+        if i >= self._count:
+            raise IndexError(i)
         return (i,)
 
 
@@ -149,7 +151,8 @@ class _Collate:
 
 def _ignore_signals(worker: int) -> None:
     """A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) is for the training process: it
-    finishes its step and saves, and for that it needs its workers."""
+    finishes its step and saves, and for that it needs its workers.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,9 +40,13 @@ def convert(file: Path, cache: Path, dtype: str, say: Callable[[str], None]) -> 
 
 
 def _identity(file: Path) -> str:
-    """A short name for the content: its size, its beginning and its end."""
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
+    """A short name for the content: size and time, beginning and end.
+
+    The time, because two fine-tunes of one model may differ in the middle alone.
+    """
+    stat = file.stat()
+    size = stat.st_size
+    digest = hashlib.sha256(f"{size} {stat.st_mtime_ns}".encode())
     with file.open("rb") as stream:
         digest.update(stream.read(1 << 20))
         stream.seek(max(size - (1 << 20), 0))
@@ -61,7 +66,7 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
             quantization_config=GgufConfig(dequantize=True),
             dtype=getattr(torch, dtype),
         )
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+    except (ValueError, LookupError, OSError, NotImplementedError, struct.error) as error:
         raise ConfigError(f"--model: {file} cannot be read as GGUF: {error}") from None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -55,7 +55,7 @@ def locate_model(
     if _looks_local(name):
         raise ConfigError(f"--model: {name} does not exist{_neighbour(path)}")
     patterns = [*remote.MODEL_FILES, *(["*.py"] if code else [])]
-    return remote.fetch(name, "model", revision, hub, patterns, say)
+    return _checkpoint(remote.fetch(name, "model", revision, hub, patterns, say), name)
 
 
 def locate_dataset(
@@ -98,7 +98,7 @@ def _checkpoint(path: Path, name: str) -> Path:
         raise ConfigError(
             f"--model: {name} holds an adapter, not a model; give it as --adapters {name}"
         )
-    inside = sorted(path.glob("checkpoint-*"))
+    inside = sorted(path.glob("checkpoint-*"), key=lambda found: (len(found.name), found.name))
     hint = f"; did you mean {inside[-1]}?" if inside else ""
     raise ConfigError(f"--model: {name} has no config.json, so it is not a model{hint}")
 

@@ -44,23 +44,18 @@ def fetch(
 def _huggingface(
     name: str, kind: str, revision: str | None, patterns: Sequence[str], say: Callable[[str], None]
 ) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
 
     flag = "--model" if kind == "model" else "--dataset"
     options: dict[str, Any] = {"repo_type": kind, "revision": revision}
-    options["allow_patterns"] = list(patterns)
     try:
-        return Path(snapshot_download(name, local_files_only=True, **options))
+        return _snapshot(name, patterns, local_files_only=True, **options)
     except (errors.LocalEntryNotFoundError, errors.CacheNotFound):
         say(f"fetching {name} from Hugging Face")
     except errors.HFValidationError:
         raise ConfigError(f"{flag}: {name!r} is neither a file nor a hub name") from None
     try:
-        folder = Path(snapshot_download(name, **options))
-        if kind == "model" and not any(folder.glob("*.safetensors")):
-            options["allow_patterns"] = [*patterns, "*.bin"]
-            folder = Path(snapshot_download(name, **options))
-        return folder
+        return _snapshot(name, patterns, **options)
     except errors.GatedRepoError:
         why = "is closed: accept its terms on its page, then `hf auth login`"
     except errors.RepositoryNotFoundError:
@@ -72,6 +67,16 @@ def _huggingface(
     except OSError as error:
         why = f"is not a local path, and fetching it from Hugging Face failed: {error}"
     raise ConfigError(f"{flag}: {name} {why}")
+
+
+def _snapshot(name: str, patterns: Sequence[str], **options: Any) -> Path:
+    """A repository in the library's cache; pickled weights only where there are no safetensors."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=list(patterns), **options))
+    if options["repo_type"] == "model" and not any(folder.glob("*.safetensors")):
+        folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"], **options))
+    return folder
 
 
 def _modelscope(

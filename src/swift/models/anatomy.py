@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from swift.errors import ConfigError
 
 
+def text_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The settings of the part that writes text."""
+    return model.config.get_text_config(decoder=True)
+
+
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The stack of decoder layers: the list of as many modules as the configuration counts, with
-    the most weights in it.
+    """The stack of decoder layers: of the outermost lists of modules in the part that writes text,
+    the one with the most weights.
 
     Raises:
         ConfigError: no such list.
     """
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    stacks = list(_stacks(model.get_decoder())) or list(_stacks(model))
     if not stacks:
-        raise ConfigError(f"{type(model).__name__}: no stack of {count} decoder layers found")
+        raise ConfigError(f"{type(model).__name__}: no stack of decoder layers found")
     return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
 
 
+def _stacks(module: nn.Module) -> Iterator[nn.ModuleList]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _stacks(child)
+
+
 def body(model: PreTrainedModel) -> nn.Module:
-    """The model without its output head: tokens to hidden states."""
-    found = model.base_model
-    if found is model:
-        raise ConfigError(f"{type(model).__name__}: the output head cannot be told from the body")
-    return found
+    """The model without its output head: tokens to hidden states.
+
+    Raises:
+        ConfigError: it has no such part.
+    """
+    if model.base_model is not model:
+        return model.base_model
+    layers = decoder_layers(model)
+    for part in model.children():
+        if part is not layers and any(module is layers for module in part.modules()):
+            return part
+    raise ConfigError(f"{type(model).__name__}: the output head cannot be told from the body")
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:
@@ -65,3 +85,35 @@ def vocabulary(model: PreTrainedModel) -> int:
     weight = embeddings.weight
     assert isinstance(weight, torch.Tensor)
     return weight.shape[0]
+
+
+def influence(
+    model: PreTrainedModel, run: Callable[[], torch.Tensor], chosen: slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a model makes of its tokens, and on which of them some of it depends.
+
+    Args:
+        model: embeds the tokens once, with its own embeddings.
+        run: its forward pass; one row, positions first.
+        chosen: positions of the result.
+
+    Returns:
+        The chosen part of the result, and a derivative of it by the embeddings of all tokens, in a
+        random direction: exactly zero where there is no path from token to result.
+    """
+    leaves: list[torch.Tensor] = []
+
+    def cut(_: nn.Module, args: Any, out: torch.Tensor) -> torch.Tensor:
+        leaves.append(out.detach().requires_grad_())
+        return leaves[-1].clone()
+
+    hook = model.get_input_embeddings().register_forward_hook(cut)
+    try:
+        with torch.enable_grad():
+            result = run()[chosen]
+    finally:
+        hook.remove()
+    random = torch.Generator().manual_seed(1)
+    direction = torch.randn(result.shape, generator=random).to(result)
+    (slope,) = torch.autograd.grad(result, leaves[:1], direction)
+    return result.detach(), slope.flatten(0, 1)

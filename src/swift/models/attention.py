@@ -16,14 +16,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from swift.data.batch import Batch
 from swift.errors import ConfigError
-from swift.models.anatomy import body, vocabulary
+from swift.models.anatomy import body, influence, vocabulary
+from swift.models.load import is_out_of_memory
 
 PACKED = "packed"
+_PROVING = "packed-proving"  # the same, used by keeps_borders
 
 
 def packed_attention(
@@ -35,6 +37,8 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     **other: Any,
@@ -42,14 +46,16 @@ def packed_attention(
     """Causal attention within each sample of a pack, with transformers' attention signature.
 
     ``cu_seq_lens_q``, int32 (S + 1), is the first position of every sample and the end of the
-    last; ``max_length_q`` the positions of the longest. Raises NotImplementedError for attention
-    with soft caps or sinks.
+    last; ``max_length_q`` the positions of the longest. Without them every row is one sample.
+    ``softcap`` bounds the scores; ``s_aux`` (H) are the scores of sinks. Raises
+    NotImplementedError for attention with a cache or a mask of its own.
     """
-    if other.get("softcap") is not None or other.get("s_aux") is not None:
-        raise NotImplementedError("packed attention knows neither soft caps nor sinks")
-    assert cu_seq_lens_q is not None and max_length_q is not None and query_BHTD.shape[0] == 1
+    if attention_mask is not None or query_BHTD.shape[2] != key_BHTD.shape[2]:
+        raise NotImplementedError("packed attention knows neither masks nor a cache")
+    plain = softcap is None and s_aux is None
     half = query_BHTD.dtype in (torch.bfloat16, torch.float16)
-    if query_BHTD.is_cuda and half and dropout == 0.0:
+    if query_BHTD.is_cuda and half and plain and dropout == 0.0 and cu_seq_lens_q is not None:
+        assert max_length_q is not None and query_BHTD.shape[0] == 1
         query, key, value = (x[0].transpose(0, 1) for x in (query_BHTD, key_BHTD, value_BHTD))
         out_THD = varlen_attn(
             query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
@@ -58,13 +64,14 @@ def packed_attention(
         )  # fmt: skip
         assert isinstance(out_THD, torch.Tensor)
         return out_THD[None], None
-    bounds = cu_seq_lens_q.tolist()
+    bounds = [0, query_BHTD.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
     parts = []
     for start, stop in pairwise(bounds):
         query, key, value = (x[:, :, start:stop] for x in (query_BHTD, key_BHTD, value_BHTD))
-        mask = _window(stop - start, sliding_window, query_BHTD.device)
-        parts.append(
-            F.scaled_dot_product_attention(
+        if plain:
+            inside = sliding_window is None or stop - start <= sliding_window
+            mask = None if inside else _seen(stop - start, sliding_window, query.device)
+            part = F.scaled_dot_product_attention(
                 query,
                 key,
                 value,
@@ -74,20 +81,84 @@ def packed_attention(
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
-        )
+        else:
+            part = _explicit(query, key, value, scaling, dropout, sliding_window, softcap, s_aux)
+        parts.append(part)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _window(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """A mask for a sample longer than the sliding window; None: plain causal attention."""
-    if window is None or length <= window:
-        return None
+def _seen(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which positions (columns) a position (row) of a sample sees."""
     place = torch.arange(length, device=device)
     distance = place[:, None] - place[None, :]
-    return (distance >= 0) & (distance < window)
+    return (distance >= 0) & (distance < (window or length))
+
+
+def _explicit(
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+    cap: float | None,
+    sinks_H: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention of one sample, step by step, with what no fused kernel does: a soft cap on the
+    scores (arXiv:2408.00118, section 2), or a sink in each head that takes a share of its attention
+    (arXiv:2508.10925, section 2).
+    """
+    length, repeats = query_BHTD.shape[2], query_BHTD.shape[1] // key_BHTD.shape[1]
+    key, value = (x.repeat_interleave(repeats, dim=1) for x in (key_BHTD, value_BHTD))
+    scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query_BHTD @ key.transpose(2, 3) * scale).float()
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    scores = scores.masked_fill(~_seen(length, window, scores.device), float("-inf"))
+    if sinks_H is not None:
+        sinks = sinks_H.float().view(1, -1, 1, 1).expand(len(scores), -1, length, -1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    shares = scores.softmax(-1)[..., :length].to(value.dtype)
+    return F.dropout(shares, dropout) @ value
+
+
+def _proving_attention(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    sliding_window: int | None = None,
+    **other: Any,
+) -> tuple[torch.Tensor, None]:
+    """:func:`packed_attention` where the architecture tells it all that a mask would tell others.
+
+    The samples of the proof are shorter than any window, so that a window which only a mask knows
+    of would else be lost without a trace.
+    """
+    window = None
+    if attention_mask is not None and attention_mask.dtype == torch.int64:
+        window, attention_mask = int(attention_mask), None
+    if window != sliding_window:
+        raise NotImplementedError("packed attention is not told of the window")
+    return packed_attention(
+        module, query_BHTD, key_BHTD, value_BHTD, attention_mask,
+        sliding_window=sliding_window, **other,
+    )  # fmt: skip
+
+
+def _proving_mask(
+    local_size: int | None = None, use_vmap: bool = False, **other: Any
+) -> torch.Tensor | None:
+    """In place of a mask: the size of the window that it would have, if any."""
+    if use_vmap:
+        raise NotImplementedError("packed attention does not know masks of an architecture's own")
+    return None if local_size is None else torch.full((1, 1, 1, 1), local_size, device="cpu")
 
 
 AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(_PROVING, _proving_attention)
+AttentionMaskInterface.register(_PROVING, _proving_mask)
 
 
 def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -153,9 +224,12 @@ def _usable(model: PreTrainedModel, name: str) -> bool:
     return bool(model.config._attn_implementation == name)
 
 
-@torch.no_grad()
 def keeps_borders(model: PreTrainedModel, native: str) -> bool:
     """Whether two packed samples come out as they do alone, under the current attention.
+
+    Three proofs: the second sample comes out as it does alone (within rounding, which is coarse in
+    bfloat16); it does not change with the tokens of the first; and its derivative by the embeddings
+    of the first is zero to the last bit, in any number format.
 
     Args:
         model: set to the attention in question.
@@ -163,25 +237,39 @@ def keeps_borders(model: PreTrainedModel, native: str) -> bool:
     """
     training, current = model.training, model.config._attn_implementation
     model.eval()
-    device = next(model.parameters()).device
+    if current == PACKED:
+        model.set_attn_implementation(_PROVING)
     random = torch.Generator().manual_seed(0)
     count = min(vocabulary(model), 1000)
     first, other, second = (
         torch.randint(0, count, (length,), generator=random) for length in (7, 7, 9)
     )
     try:
-        together = run_body(model, _lay([first, second], device))[0, 7:].float()
-        changed = run_body(model, _lay([other, second], device))[0, 7:].float()
+        together, slope = _second(model, [first, second])
+        changed, _ = _second(model, [other, second])
         model.set_attn_implementation(native)
-        alone = run_body(model, _lay([second], device, packed=False))[0].float()
-    except (NotImplementedError, TypeError):
+        alone, _ = _second(model, [second])
+    except Exception as error:  # architectures that cannot do it say so each in its own way
+        if is_out_of_memory(error):
+            raise
         return False
     finally:
         model.set_attn_implementation(current)
         model.train(training)
     exact = next(model.parameters()).dtype == torch.float32
     bound = (1e-4 if exact else 5e-2) * alone.norm()
-    return bool((together - alone).norm() < bound and (together - changed).norm() < bound)
+    near = (together - alone).norm() < bound and (together - changed).norm() < bound
+    return bool(near) and not slope[: len(first)].any()
+
+
+def _second(
+    model: PreTrainedModel, samples: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states of the last sample, and their derivative by all embeddings."""
+    batch = _lay(samples, next(model.parameters()).device, packed=len(samples) > 1)
+    last = slice(-len(samples[-1]), None)
+    hidden, slope = influence(model, lambda: run_body(model, batch)[0], last)
+    return hidden.float(), slope
 
 
 def _lay(samples: list[torch.Tensor], device: torch.device, packed: bool = True) -> Batch:

@@ -2,70 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from swift.errors import ConfigError
-from swift.models.anatomy import body, output_head, vocabulary
+from swift.models.anatomy import body, output_head, text_config, vocabulary
 
-Finish = Callable[[torch.Tensor], torch.Tensor]
+Change = Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True)
 class Head:
-    """The output head with what the architecture does to its result (a scale, a soft cap)."""
+    """The output head with what the architecture does around it (a scale, a soft cap)."""
 
-    def __init__(self, module: nn.Module, finish: Finish) -> None:
-        self.module = module
-        self.finish = finish
+    module: nn.Module
+    before: Change
+    behind: Change
 
     def __call__(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Logits (N, V)."""
-        logits: torch.Tensor = self.finish(self.module(hidden_ND))
-        return logits
+        return self.behind(self.module(self.before(hidden_ND)))
 
     def learning(self) -> list[nn.Parameter]:
         """Its parameters that learn. Asked anew at every step: sharding exchanges them."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
 
-def _candidates(model: PreTrainedModel) -> Iterator[Finish]:
-    """What architectures do behind the head, by the settings in which they say so."""
-    config = model.config.get_text_config()
-    yield lambda logits: logits
+def _scales(model: PreTrainedModel) -> Iterator[Change]:
+    """How architectures scale what goes into their head or comes out of it, by the settings in
+    which they say so.
+    """
+    config = text_config(model)
+    yield lambda x: x
     for name in ("logit_scale", "lm_head_multiplier"):
         if isinstance(factor := getattr(config, name, None), int | float):
-            yield lambda logits, factor=factor: logits * factor  # type: ignore[misc]
-    for name in ("logits_scaling", "logits_scale"):
+            yield lambda x, factor=factor: x * factor  # type: ignore[misc]
+    for name in ("logits_scaling", "logits_scale", "logits_mup_width_multiplier"):
         if isinstance(factor := getattr(config, name, None), int | float) and factor:
-            yield lambda logits, factor=factor: logits / factor  # type: ignore[misc]
-    cap = getattr(config, "final_logit_softcapping", None)
-    if isinstance(cap, int | float) and cap:
-        yield lambda logits: torch.tanh(logits / cap) * cap
+            yield lambda x, factor=factor: x / factor  # type: ignore[misc]
+
+
+def _caps(model: PreTrainedModel) -> Iterator[Change]:
+    """How they bound their logits."""
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if isinstance(cap := getattr(text_config(model), name, None), int | float) and cap:
+            yield lambda x, cap=cap: torch.tanh(x / cap) * cap  # type: ignore[misc]
 
 
 @torch.no_grad()
 def find_head(model: PreTrainedModel) -> Head:
-    """The head of a model, proven by comparing its logits with the model's own.
+    """The head of a model, proven on the model itself.
+
+    While it runs, a hook sees what the head reads, and puts large numbers in place of its logits:
+    what comes out of the model is what the architecture does behind its head, also where the own
+    logits of a fresh model are too small to reach its soft cap.
 
     Raises:
-        ConfigError: the model does something to its logits that is not known here.
+        ConfigError: the model does something around its head that is not known here.
     """
-    training = model.training
+    module, training = output_head(model), model.training
+    read: list[torch.Tensor] = []
+    written: list[torch.Tensor] = []
+
+    def exchange(_: nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+        read.append(args[0])
+        written.append(torch.linspace(-90, 90, out.numel(), device=out.device).view_as(out).to(out))
+        return written[-1]
+
     model.eval()
     device = next(model.parameters()).device
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, min(vocabulary(model), 1000), (1, 8), generator=random).to(device)
-    expected = model(input_ids=tokens, use_cache=False).logits[0].float()
-    hidden = body(model)(input_ids=tokens, use_cache=False).last_hidden_state[0]
-    model.train(training)
-    for finish in _candidates(model):
-        head = Head(output_head(model), finish)
-        if torch.allclose(head(hidden).float(), expected, rtol=1e-3, atol=1e-3):
-            return head
+    hook = module.register_forward_hook(exchange)
+    try:
+        logits = model(input_ids=tokens, use_cache=False).logits
+        hook.remove()
+        hidden = body(model)(input_ids=tokens, use_cache=False).last_hidden_state
+    finally:
+        hook.remove()
+        model.train(training)
+    if len(read) == 1:
+        before = _best(_scales(model), hidden, read[0])
+        behind = _best([*_scales(model), *_caps(model)], written[0], logits)
+        if before and behind:
+            return Head(module, before, behind)
     raise ConfigError(
         f"{type(model).__name__} changes its logits in a way that is not known here; "
         "please report the architecture"
     )
+
+
+def _best(changes: Iterable[Change], given: torch.Tensor, expected: torch.Tensor) -> Change | None:
+    """The change that makes of ``given`` what is expected; None: none does, within rounding."""
+    if given.shape != expected.shape:
+        return None
+
+    def error(change: Change) -> float:
+        difference = change(given).float() - expected.float()
+        return float(difference.norm() / expected.float().norm())
+
+    found = min(changes, key=error)
+    return found if error(found) <= (1e-5 if given.dtype == torch.float32 else 2e-2) else None

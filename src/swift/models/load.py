@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from swift.errors import ConfigError
@@ -68,13 +69,20 @@ def load_model(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
             **options,
         )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         raise ConfigError(_why(folder, error)) from None
     model, report = loaded
+    if report["mismatched_keys"]:
+        name, found, needed = min(report["mismatched_keys"])
+        raise ConfigError(
+            f"--model: {folder}: {name} has the shape {tuple(found)}, but config.json asks for "
+            f"{tuple(needed)}; weights and configuration are of different models"
+        )
     absent = sorted(report["missing_keys"])
     if absent:
         raise ConfigError(

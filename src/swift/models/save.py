@@ -32,22 +32,24 @@ def save_model(
         model: gives names and configuration.
         folder: is made.
         dtype: the format that the configuration names for whoever loads it.
-        weights: the weights, when not those of ``model`` (sharded ones gathered, say).
+        weights: the weights, when not those of ``model`` (sharded ones gathered, say); a tied one
+            may be there under each of its names.
         shard_size: largest file of weights.
     """
-    cached, model.config.use_cache = model.config.use_cache, True
-    try:
-        model.save_pretrained(
-            folder,
-            state_dict=None if weights is None else dict(weights),
-            max_shard_size=shard_size,
-        )
-    finally:
-        model.config.use_cache = cached
+    if weights is not None:
+        weights = {name: w for name, w in weights.items() if name not in _second_names(model)}
+    model.save_pretrained(folder, state_dict=weights, max_shard_size=shard_size)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["dtype"] = str(dtype).removeprefix("torch.")
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _second_names(model: PreTrainedModel) -> set[str]:
+    """Names under which a tied weight stands once more."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tied = model.all_tied_weights_keys.items()
+    return {name for name, source in tied if parameters.get(name) is parameters.get(source)}
 
 
 def copy_beside(base: Path, folder: Path) -> None:

@@ -114,8 +114,8 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     state.learned += weight
     names = list(sums)
     totals = job.mesh.sum([float(sums[name]) for name in names])
-    for name, value in {**dict(zip(names, totals, strict=True)), "weight": weight}.items():
-        state.sums[name] = state.sums.get(name, 0.0) + value
+    for name, total in [*zip(names, totals, strict=True), ("weight", weight)]:
+        state.sums[name] = state.sums.get(name, 0.0) + total
     state.sums["grad_norm"], state.sums["learning_rate"] = norm, rate
     return stop > 0
 

@@ -24,7 +24,7 @@ def attach(section: FullSection, model: PreTrainedModel, adapters: list[str], ba
         )
     names = [name for name, _ in model.named_parameters()]
     _must_match(names, [*section.freeze, *section.learn], "--freeze_parameters")
-    pattern = _pattern(section.freeze_regex)
+    pattern = _pattern(section.freeze_regex, names)
     for name, parameter in model.named_parameters():
         frozen = name.startswith(tuple(section.freeze)) or bool(pattern and pattern.search(name))
         parameter.requires_grad_(not frozen or name.startswith(tuple(section.learn)))
@@ -33,11 +33,16 @@ def attach(section: FullSection, model: PreTrainedModel, adapters: list[str], ba
     return Tuned(model)
 
 
-def _pattern(text: str | None) -> re.Pattern[str] | None:
+def _pattern(text: str | None, names: list[str]) -> re.Pattern[str] | None:
     try:
-        return re.compile(text) if text else None
+        pattern = re.compile(text) if text else None
     except re.error as error:
         raise ConfigError(f"--freeze_parameters_regex: {text!r}: {error}") from None
+    if pattern and not any(pattern.search(name) for name in names):
+        raise ConfigError(
+            f"--freeze_parameters_regex: {text!r} fits no parameter, such as {names[0]!r}"
+        )
+    return pattern
 
 
 def _must_match(names: list[str], starts: list[str], flag: str) -> None:

@@ -62,13 +62,12 @@ class LoraLinear(peft_layer.Linear):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As ``peft.tuners.lora.Linear.forward``."""
-        name = self._only_adapter()
-        if name is None or args or kwargs:
-            result: torch.Tensor = super().forward(x, *args, **kwargs)
-            return result
-        base = self.get_base_layer()
+        name, base = self._only_adapter(), self.get_base_layer()
         weight = base.weight
         assert isinstance(weight, torch.Tensor)
+        if name is None or args or kwargs or _recast(weight):
+            result: torch.Tensor = super().forward(x, *args, **kwargs)
+            return result
         out = _Update.apply(
             x.reshape(-1, x.shape[-1]).to(weight.dtype),
             weight,
@@ -78,7 +77,7 @@ class LoraLinear(peft_layer.Linear):  # type: ignore[misc]
             self.scaling[name],
         )
         assert isinstance(out, torch.Tensor)
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], weight.shape[0])
 
     def _only_adapter(self) -> str | None:
         """The adapter when it is a single plain one without dropout beside frozen weights."""
@@ -95,3 +94,11 @@ class LoraLinear(peft_layer.Linear):  # type: ignore[misc]
             and not base.weight.requires_grad
         )
         return name if plain else None
+
+
+def _recast(weight: torch.Tensor) -> bool:
+    """Whether autocast computes in another number format than that of the weight."""
+    kind = weight.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return False
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != weight.dtype

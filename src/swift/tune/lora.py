@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraModel
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -34,7 +45,11 @@ def attach(
     """
     if len(adapters) > 1:
         raise ConfigError("--adapters: one adapter is trained at a time; merge the others first")
-    peft = load_adapter(model, adapters[0], trainable=True) if adapters else _new(section, model)
+    if adapters:
+        peft = load_adapter(model, adapters[0], trainable=True)
+    else:
+        peft = _new(section, model)
+        _learn_in_float32(peft)
     for settings in peft.peft_config.values():
         settings.base_model_name_or_path = base
     return Tuned(model, peft)
@@ -55,6 +70,8 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     _use_our_layer(settings, model)
+    if targets == "all-linear":
+        settings.exclude_modules = _unfit(model, settings) or None
     try:
         peft = get_peft_model(model, settings)
     except ValueError as error:
@@ -68,10 +85,87 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
     return peft
 
 
+def _unfit(model: PreTrainedModel, settings: LoraConfig) -> list[str]:
+    """Ends of the names of linear modules that no adapter can stand beside: those that PEFT refuses
+    for this architecture, and those that a forward pass never calls, because a kernel reads their
+    weight past the module, or that return something else than a product (routers of experts).
+    """
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    ends = {name.rpartition(".")[2] for name in linear}
+    found = ends - _multiplying(model, linear)
+    for end in ends - found:
+        try:
+            LoraModel._check_target_module_compatiblity(
+                None,  # type: ignore[arg-type]  # asks nothing of itself
+                settings,
+                model,
+                end,
+            )
+        except ValueError:
+            found.add(end)
+    return sorted(found)
+
+
+@torch.no_grad()
+def _multiplying(model: PreTrainedModel, linear: dict[str, torch.nn.Linear]) -> set[str]:
+    """Ends of the names of modules that act as linear ones in a forward pass; of a model without
+    weights: that would, as far as they tell by themselves.
+    """
+    acted: set[str] = set()
+
+    def watch(name: str) -> Callable[..., None]:
+        def note(module: torch.nn.Linear, args: Any, out: Any) -> None:
+            if isinstance(out, torch.Tensor) and out.shape[-1] == module.out_features:
+                acted.add(name.rpartition(".")[2])
+
+        return note
+
+    if model.device.type == "meta":
+        for name, module in linear.items():
+            with suppress(NotImplementedError, RuntimeError):
+                watch(name)(module, (), module(module.weight.new_zeros(2, module.in_features)))
+        return acted
+    hooks = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
+    training = model.training
+    try:
+        model.train()  # the pass that fused kernels take over is that of training
+        model(input_ids=torch.arange(8, device=model.device)[None], use_cache=False)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return acted
+
+
 def _use_our_layer(settings: Any, model: PreTrainedModel) -> None:
     """Plain linear layers get :class:`LoraLinear`; quantized ones keep PEFT's own."""
     if getattr(model, "quantization_method", None) is None:
         settings._register_custom_module({torch.nn.Linear: LoraLinear})
+
+
+def _learn_in_float32(peft: PeftModel) -> None:
+    """Keep modules that learn as a whole in float32, as adapters are: small steps would be lost in
+    the rounding of a shorter format. To their neighbours they speak the model's own.
+    """
+    for wrapper in peft.modules():
+        if not isinstance(wrapper, ModulesToSaveWrapper):
+            continue
+        for module in wrapper.modules_to_save.values():
+            dtype = next(module.parameters()).dtype
+            if dtype != torch.float32:
+                module.float()
+                module.register_forward_pre_hook(_enter)
+                module.register_forward_hook(partial(_leave, dtype))
+
+
+def _enter(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    dtype = next(module.parameters()).dtype  # asked anew: sharding computes in another
+    floats = [isinstance(x, torch.Tensor) and x.is_floating_point() for x in args]
+    return tuple(x.to(dtype) if f else x for x, f in zip(args, floats, strict=True))
+
+
+def _leave(dtype: torch.dtype, module: torch.nn.Module, args: Any, out: torch.Tensor) -> Any:
+    return out.to(dtype)
 
 
 def load_adapter(model: PreTrainedModel, folder: str, *, trainable: bool = False) -> PeftModel:
@@ -89,7 +183,19 @@ def load_adapter(model: PreTrainedModel, folder: str, *, trainable: bool = False
     try:
         settings = PeftConfig.from_pretrained(folder)
         _use_our_layer(settings, model)
-        return PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=settings)
+        peft = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=settings)
+        if trainable:
+            _learn_in_float32(peft)
+        # once more: unrounded, and to hear what PEFT only warns of
+        report: Any = set_peft_model_state_dict(peft, load_peft_weights(folder, "cpu"))
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"--adapters: {folder} does not fit this model: {first}") from None
+    kinds = ("lora_", "modules_to_save.")
+    absent = [name for name in report.missing_keys if any(kind in name for kind in kinds)]
+    if wrong := absent or report.unexpected_keys:
+        raise CheckpointError(
+            f"--adapters: {folder} does not fit this model: {len(wrong)} weights "
+            f"{'are missing from it' if absent else 'have no place here'}, such as {wrong[0]}"
+        )
+    return peft

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from swift.chat.message import Conversation, Message, ToolCall
-from swift.data.formats.form import Format, Row, text_of
-from swift.data.formats.messages import conversation, message_of, role_of
+from swift.chat.message import Conversation, Message
+from swift.data.formats.form import Format, Row, text_of, unpacked
+from swift.data.formats.messages import call_of, conversation, message_of, role_of
 from swift.errors import DataError
 
 _COLUMNS = ("conversations", "conversation", "dialog", "dialogue")
@@ -21,12 +20,7 @@ def _turn(turn: Any, where: str) -> Message:
         return message_of(turn, where)
     value = text_of(turn.get("value"), f"{where}.value")
     if turn.get("from") == "function_call":
-        try:
-            call = json.loads(value)
-            return Message("assistant", tool_calls=(ToolCall(call["name"], call["arguments"]),))
-        except (ValueError, KeyError, TypeError):
-            why = "should be the JSON of a call with name and arguments"
-            raise DataError(f"{where}.value {why}") from None
+        return Message("assistant", tool_calls=(call_of(unpacked(value, f"{where}.value"), where),))
     return Message(role_of(turn.get("from"), where), value)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from swift import registry
@@ -12,6 +16,9 @@ from swift.chat.message import Conversation, Text
 from swift.errors import DataError
 
 Row = Mapping[str, Any]
+
+_MOST = 20  # columns that are named in an error ...
+_LONGEST = 40  # ... and how much of each name
 
 
 @dataclass(frozen=True)
@@ -51,24 +58,27 @@ def understand(row: Any, known: list[Format]) -> Conversation | Text:
     for form in known:
         if form.matches(row):
             return form.read(row)
-    raise DataError(_unknown(row, known))
+    columns = tuple(str(name)[:_LONGEST] for name in islice(row, _MOST))
+    raise DataError(_unknown(columns, tuple(form.example for form in known)))
 
 
-def _unknown(row: Row, known: list[Format]) -> str:
-    columns = ", ".join(map(str, row)) or "none"
-    ranked = sorted(known, key=lambda form: -_likeness(row, form.example))
+@lru_cache(maxsize=64)  # a file has the same columns in every row
+def _unknown(columns: tuple[str, ...], examples: tuple[str, ...]) -> str:
+    def likeness(example: str) -> float:
+        """How near the columns come to names in the example, on average."""
+        names = re.findall(r'"([^"]+)":', example) or [""]
+        near = [max(SequenceMatcher(None, c, name).ratio() for name in names) for c in columns]
+        return sum(near) / max(len(near), 1)
+
     return (
-        f"columns not understood: {columns}; the closest known row is {ranked[0].example} "
-        "(rename with --columns)"
+        f"columns not understood: {', '.join(columns) or 'none'}; the closest known row is "
+        f"{max(examples, key=likeness)} (rename with --columns)"
     )
-
-
-def _likeness(row: Row, example: str) -> float:
-    return difflib.SequenceMatcher(None, " ".join(map(str, row)), example).ratio()
 
 
 def _kind(value: Any) -> str:
     names = {
+        dict: "an object",
         list: "a list",
         str: "a string",
         int: "a number",
@@ -83,3 +93,13 @@ def text_of(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{column} should be text, this is {_kind(value)}")
     return value
+
+
+def unpacked(value: Any, column: str) -> Any:
+    """A column that may hold the JSON text of what it means, as tables have it."""
+    if not isinstance(value, str) or not value.strip():
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise DataError(f"{column}: not JSON: {error}") from None

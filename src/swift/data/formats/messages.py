@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from swift.chat.message import Conversation, Media, Message, ToolCall
-from swift.data.formats.form import Format, Row, text_of
+from swift.data.formats.form import Format, Row, text_of, unpacked
 from swift.errors import DataError
 
 _ROLES = {
@@ -15,6 +14,7 @@ _ROLES = {
     "model": "assistant", "function": "tool", "observation": "tool", "ipython": "tool",
     "tool_response": "tool", "function_response": "tool",
 }  # fmt: skip
+_HEAVIEST = 1e6  # a weight above it is a mistake, or no number at all
 _THINKING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -28,11 +28,7 @@ def conversation(messages: list[Message], row: Row) -> Conversation:
 
 def tools(value: Any) -> tuple[Mapping[str, Any], ...]:
     """Tool definitions: a list, or the JSON text of one."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise DataError(f"tools: not JSON: {error}") from None
+    value = unpacked(value, "tools")
     if not value:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
@@ -60,7 +56,7 @@ def message_of(turn: Any, where: str) -> Message:
         role=role,
         content=_content(turn.get("content"), where, bool(calls)),
         thinking=None if thinking is None else text_of(thinking, f"{where}.reasoning_content"),
-        tool_calls=tuple(_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)),
+        tool_calls=tuple(call_of(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)),
         tool_call_id=turn.get("tool_call_id"),
         name=turn.get("name"),
         weight=_weight(turn, where),
@@ -93,16 +89,12 @@ def _part(part: Any, where: str) -> str | Media:
     raise DataError(f"{where} has type {kind!r}; known are text, image, video and audio")
 
 
-def _call(call: Any, where: str) -> ToolCall:
+def call_of(call: Any, where: str) -> ToolCall:
+    """One tool call from its mapping, OpenAI's or the inner one alone."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise DataError(f"{where} has no function name")
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError as error:
-            raise DataError(f"{where}.arguments: not JSON: {error}") from None
+    arguments = unpacked(function.get("arguments"), f"{where}.arguments") or {}
     if not isinstance(arguments, Mapping):
         raise DataError(f"{where}.arguments should be a JSON object")
     return ToolCall(function["name"], arguments, call.get("id"))
@@ -113,19 +105,14 @@ def _weight(turn: Mapping[str, Any], where: str) -> float | None:
         value = turn.get(key)
         if value is None:
             continue
-        if isinstance(value, bool | int | float) and value >= 0:
+        if isinstance(value, bool | int | float) and 0 <= value <= _HEAVIEST:
             return float(value)
-        raise DataError(f"{where}.{key} should be true, false or a number from 0 on")
+        raise DataError(f"{where}.{key} should be true, false or a number from 0 to {_HEAVIEST:g}")
     return None
 
 
 def _read(row: Row) -> Conversation:
-    turns = row["messages"]
-    if isinstance(turns, str):
-        try:
-            turns = json.loads(turns)
-        except ValueError as error:
-            raise DataError(f"messages: not JSON: {error}") from None
+    turns = unpacked(row["messages"], "messages")
     if not isinstance(turns, list):
         raise DataError("messages should be a list")
     return conversation([message_of(turn, f"messages[{i}]") for i, turn in enumerate(turns)], row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swift.chat.message import Conversation, Message
-from swift.data.formats.form import Format, Row, text_of
+from swift.data.formats.form import Format, Row, text_of, unpacked
 from swift.data.formats.messages import conversation
 from swift.errors import DataError
 
@@ -17,6 +17,7 @@ _RESPONSE = (
 
 def history(value: Any) -> list[Message]:
     """Earlier turns as pairs: ``[["question", "answer"], ...]``."""
+    value = unpacked(value, "history")
     if not value:
         return []
     messages = []

@@ -1,0 +1,176 @@
+"""Run the contract of tests/contracts on every causal language model that transformers knows.
+
+    nice python bench/architectures.py            # all, to docs/architectures.md
+    python bench/architectures.py llama mamba     # some, to the terminal
+
+Each in a process of its own, for a minute at most.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import peft  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers.models.auto.modeling_auto import (  # noqa: E402
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging  # noqa: E402
+
+from contracts.architecture import POINTS, build  # noqa: E402
+
+LIMIT_S = 60
+Row = dict[str, str]
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) if lines else repr(error)
+    text = re.sub(rf"{tempfile.gettempdir()}/\S+", "the folder", text)
+    return f"{type(error).__name__}: {text}".replace("|", "/")[:200]
+
+
+def examine(model_type: str, found: Connection) -> None:
+    """Send the result of every point as it is there."""
+    torch.set_num_threads(1)
+    try:
+        build(model_type)
+    except Exception as error:
+        found.send(("built", f"no: {_reason(error)}"))
+        return
+    found.send(("built", "yes"))
+    for point, check in POINTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found.send((point, check(build(model_type), Path(folder))))
+            except Exception as error:
+                found.send((point, f"no: {_reason(error)}"))
+
+
+def run(model_type: str) -> Row:
+    """The results of one type, as far as it came."""
+    receive, send = multiprocessing.get_context("fork").Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=examine, args=(model_type, send))
+    process.start()
+    process.join(LIMIT_S)
+    row: Row = {}
+    if process.is_alive():
+        process.kill()
+        process.join()
+        row["ended"] = f"no: took more than {LIMIT_S} s"
+    elif process.exitcode:
+        row["ended"] = f"no: the process ended with {process.exitcode}"
+    send.close()
+    while receive.poll():
+        try:
+            point, result = receive.recv()
+        except EOFError:
+            break
+        row[point] = result
+    return row
+
+
+def verdict(row: Row) -> str:
+    """One word for a type, or the reason why there is none."""
+    if row.get("built", "no") != "yes":
+        return "not built"
+    if any("not a causal language model" in result for result in row.values()):
+        return "refused"
+    failed = [point for point in POINTS if row.get(point, "no").startswith("no")]
+    return f"fails: {', '.join(failed)}" if failed else "kept"
+
+
+def _failures(name: str, row: Row) -> list[str]:
+    """A line for every reason, with the points that fail for it."""
+    points: dict[str, list[str]] = {}
+    for point in POINTS:
+        result = row.get(point, row.get("ended", "no: unknown"))
+        if result.startswith("no"):
+            points.setdefault(result.removeprefix("no: "), []).append(point)
+    return [f"| `{name}` | {', '.join(found)} | {why} |" for why, found in points.items()]
+
+
+def table(rows: dict[str, Row]) -> str:
+    """The report as Markdown."""
+    groups: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        groups.setdefault(verdict(row).split(":")[0], []).append(name)
+    kept, packed = groups.get("kept", []), 0
+    lines = []
+    for name in kept:
+        row = rows[name]
+        packed += row["layout"].endswith(", packed")
+        lines.append(f"| `{name}` | " + " | ".join(row[point] for point in POINTS) + " |")
+    parts = [
+        "# Architectures",
+        f"Every type of causal language model in transformers {transformers.__version__} as a tiny "
+        "random model in float32 on the CPU, under the contract of `tests/contracts/architecture.py`"
+        f" (torch {torch.__version__}, peft {peft.__version__}). "
+        "Made by `python bench/architectures.py`.",
+        "- **anatomy**: layers, body, head and embeddings are found by asking the model.\n"
+        "- **head**: our head behind the body gives the model's own logits.\n"
+        "- **layout**: loss and gradients of three samples in the layout chosen are the sums of "
+        "those of each alone, by transformers' own attention; the layout is named.\n"
+        "- **save**: saved and loaded, by us and by plain transformers, it is the same model under "
+        "the same names.\n"
+        "- **lora**: an adapter starts as nothing, learns alone, and merges without loss.",
+        f"Of {len(rows)} types **{len(kept)} keep all of it** ({packed} of them packed, "
+        f"{len(kept) - packed} in padded rows); {len(groups.get('refused', []))} are encoders that "
+        f"are refused as what they are; {len(groups.get('fails', []))} fail in a point; of "
+        f"{len(groups.get('not built', []))} no tiny model can be made.",
+        "| type | "
+        + " | ".join(POINTS)
+        + " |\n"
+        + "|---" * (1 + len(POINTS))
+        + "|\n"
+        + "\n".join(lines),
+    ]
+    if refused := groups.get("refused"):
+        names = ", ".join(f"`{name}`" for name in refused)
+        parts += ["## Not causal", f"A position sees those behind it; loading says so: {names}."]
+    if failing := groups.get("fails"):
+        lines = [line for name in failing for line in _failures(name, rows[name])]
+        parts += [
+            "## Not all of it",
+            "| type | point | why |\n|---|---|---|\n" + "\n".join(lines),
+            "Where only the layout differs, the attention ranks the keys of the whole row and reads "
+            "the best (`index_topk`, `keep_window_size`): what it reads depends on what else is in "
+            "the row. An adapter of which weights are missing is one that PEFT wrote and does not "
+            "find again under the names it gave them.",
+        ]
+    if unmade := groups.get("not built"):
+        parts += ["## No tiny model", "| type | why |\n|---|---|\n" + "\n".join(
+            f"| `{name}` | {rows[name].get('built', rows[name].get('ended', ''))[4:]} |"
+            for name in unmade
+        )]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    chosen = sys.argv[1:] or list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    rows = {}
+    for number, name in enumerate(chosen, 1):
+        rows[name] = run(name)
+        print(f"{number}/{len(chosen)} {name}: {verdict(rows[name])}", flush=True)
+    text = table(rows)
+    if sys.argv[1:]:
+        print(text)
+    else:
+        (ROOT / "docs/architectures.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
