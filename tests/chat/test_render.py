@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -410,16 +411,37 @@ def test_a_turn_written_otherwise_than_its_prompt() -> None:
 
 
 def test_a_tokenizer_that_merges_across_the_border() -> None:
-    """The header ends in a space, and space and answer are one token."""
+    """The header ends in a space, and space and answer are one token: tokenized apart instead.
+
+    A second turn stands behind the first as one text, as inference sends it.
+    """
     odd = tiny.CHATML.replace("assistant\n", "assistant ").replace(" + '\n' + ", " + ' ' + ")
     renderer = Family(odd, "", "").renderer()
-    assert refusal(renderer, ("user", "a"), ("assistant", "is it")) == (
+    turns = [Message(*t) for t in (("user", "a"), ("assistant", "is it"))]
+    turns += [Message(*t) for t in (("user", "b"), ("assistant", "it is"))]
+    found = renderer.render(Conversation(tuple(turns)))
+    assert len(found) == 2
+    for sample, before in zip(found, (1, 3), strict=True):
+        prompt = renderer.prompt(turns[:before])
+        assert sample.tokens[: len(prompt)] == prompt
+        assert renderer.parse(sample.tokens[len(prompt) :]) == turns[before]
+        assert sample.weights == [0.0] * len(prompt) + [1.0] * (len(sample.tokens) - len(prompt))
+        assert sample.tokens[-1] in renderer.stop_ids
+    [kept] = renderer.render(Conversation((turns[0], Message("assistant", "\nis it"))))
+    assert kept.tokens != found[0].tokens  # nothing to merge with: the border holds
+
+
+def test_a_tokenizer_that_writes_another_text_apart() -> None:
+    """One that puts a space before every text it is given."""
+    odd = tiny.CHATML.replace("assistant\n", "assistant ").replace(" + '\n' + ", " + ' ' + ")
+    renderer = Family(odd, "", "").renderer()
+    definition = json.loads(renderer.spec.tokenizer)
+    definition["pre_tokenizer"]["add_prefix_space"] = True
+    spec = replace(renderer.spec, tokenizer=json.dumps(definition))
+    assert refusal(Renderer(spec), ("user", "a"), ("assistant", "is it")) == (
         "the tokenizer merges the end of the prompt with the start of the answer, "
-        "so the learned tokens would not be those that inference meets"
+        "and tokenized apart they are another text"
     )
-    assert renderer.render(
-        Conversation((Message("user", "a"), Message("assistant", "\nis it")))
-    )  # nothing to merge with: the border holds
 
 
 @pytest.mark.parametrize(

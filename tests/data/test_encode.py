@@ -118,6 +118,19 @@ def test_a_fresh_run_encodes_everything_to_the_same(
     assert contents(tmp_path) == contents(made[0])
 
 
+@pytest.mark.parametrize("left", [0, 100, -1])
+def test_a_file_that_was_cut_is_made_again(
+    left: int, file: Path, spec: RendererSpec, made: tuple[Path, Samples], tmp_path: Path
+) -> None:
+    samples_of(file, spec, tmp_path)
+    cut = sorted(tmp_path.glob("*.arrow"))[1]
+    cut.write_bytes(cut.read_bytes()[:left])
+    before = times(tmp_path)
+    samples_of(file, spec, tmp_path)
+    assert contents(tmp_path) == contents(made[0])
+    assert [name for name in before if times(tmp_path)[name] != before[name]] == [cut.name]
+
+
 def test_a_changed_row_changes_its_block_alone(
     file: Path, spec: RendererSpec, made: tuple[Path, Samples], tmp_path: Path
 ) -> None:

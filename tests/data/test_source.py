@@ -225,6 +225,29 @@ def test_a_name_with_a_number_of_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     assert split_name("odd#5") == ("odd#5", None)
 
 
+@pytest.mark.parametrize(
+    ("files", "taken"),
+    [
+        (["train.jsonl", "test.jsonl"], ["train.jsonl"]),
+        (["data/train-00000-of-00002.jsonl", "data/validation-00000-of-00001.jsonl"], [0]),
+        (["train/a.jsonl", "train/b.jsonl", "dev/a.jsonl"], [0, 1]),
+        (["my_train_set.jsonl", "extra.jsonl", "Val.jsonl"], [0, 1]),
+        (["test.jsonl", "validation.jsonl"], [0, 1]),  # no part for training: all of it
+        (["latest.jsonl", "trains.jsonl"], [0, 1]),
+        (["a.jsonl", ".cache/b.jsonl", ".hidden.jsonl"], [0]),
+    ],
+)
+def test_a_folder_with_a_part_for_training(
+    files: list[str], taken: list[int | str], tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    found = open_sources([str(tmp_path)], Path)
+    names = {str(source.path.relative_to(tmp_path)) for source in found}
+    assert names == {files[i] if isinstance(i, int) else i for i in taken}
+
+
 def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     for name in ("z.jsonl", "a.csv", "b/c.parquet", "README.rst"):

@@ -118,3 +118,11 @@ def test_the_head_knows_its_parameters_that_learn() -> None:
     assert [id(p) for p in head.learning()] == [id(model.lm_head.weight)]
     model.lm_head.requires_grad_(False)
     assert head.learning() == []
+
+
+def test_weights_that_are_no_numbers() -> None:
+    model = make("llama", torch.float32)
+    with torch.no_grad():
+        body(model).layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ConfigError, match=r"not finite numbers.*check the files"):
+        find_head(model)

@@ -138,7 +138,7 @@ class Renderer:
         learned = [turn for turn in self._turns(conversation, learn) if turn.weight > 0]
         if not learned:
             raise RenderError("no turn is learned: every assistant message has weight 0")
-        return [self._sample(group) for group in _chains(learned)]
+        return [sample for group in _chains(learned) for sample in self._samples(group)]
 
     def parse(self, tokens: Sequence[int]) -> Message:
         """The message that answer tokens stand for; what follows a stop token is not read."""
@@ -220,27 +220,48 @@ class Renderer:
             )
         return end
 
-    def _sample(self, turns: list[_Turn]) -> Rendered:
-        """Tokens and weights of one text (that of the last turn) with its learned turns."""
+    def _samples(self, turns: list[_Turn]) -> list[Rendered]:
+        """One text (that of the last turn) as tokens, with its learned turns."""
         text = turns[-1].text
         encoding = self.tokenizer.encode(text)
+        if not all(self._keeps_prompt(text, encoding, turn.start) for turn in turns):
+            return [self._apart(turn) for turn in turns]
         weights = [0.0] * len(encoding.ids)
         lefts = [left for left, _ in encoding.spans]
         for turn in turns:
-            first = bisect_left(lefts, turn.start)
-            last = bisect_left(lefts, turn.end)
-            self._check_border(text, encoding, first, turn.start)
-            if encoding.ids[last - 1] not in self.stop_ids:
-                raise RenderError("the tokenizer merges the stop token with what follows it")
+            first, last = bisect_left(lefts, turn.start), bisect_left(lefts, turn.end)
+            self._check_stop(encoding.ids[last - 1])
             weights[first:last] = [turn.weight] * (last - first)
-        return Rendered(encoding.ids, weights)
+        return [Rendered(encoding.ids, weights)]
 
-    def _check_border(self, text: str, encoding: Encoding, first: int, start: int) -> None:
-        """The tokens before an answer must be those of its prompt alone.
+    def _apart(self, turn: _Turn) -> Rendered:
+        """A turn whose first characters the tokenizer would merge with the end of its prompt.
+
+        Inference sends the prompt alone and the model goes on from there: so are the two tokenized.
+        """
+        prompt = self.tokenizer.encode(turn.text[: turn.start]).ids
+        answer = self.tokenizer.encode(turn.text[turn.start : turn.end]).ids
+        whole = self.tokenizer.encode(turn.text[: turn.end]).ids
+        texts = [self.tokenizer.decode(ids, keep_special=True) for ids in (prompt + answer, whole)]
+        if texts[0] != texts[1]:
+            raise RenderError(
+                "the tokenizer merges the end of the prompt with the start of the answer, and "
+                "tokenized apart they are another text"
+            )
+        self._check_stop(answer[-1])
+        return Rendered(prompt + answer, [0.0] * len(prompt) + [turn.weight] * len(answer))
+
+    def _check_stop(self, id: int) -> None:
+        if id not in self.stop_ids:
+            raise RenderError("the tokenizer merges the stop token with what follows it")
+
+    def _keeps_prompt(self, text: str, encoding: Encoding, start: int) -> bool:
+        """Whether the tokens before an answer are those of its prompt alone.
 
         Tokenizers cut a text at control tokens first, so it is enough to tokenize the prompt from
         the last control token on.
         """
+        first = bisect_left(encoding.spans, start, key=lambda span: span[0])
         since = first
         while since > 0 and encoding.ids[since - 1] not in self.tokenizer.special_ids:
             since -= 1
@@ -252,11 +273,7 @@ class Renderer:
             alone = self.tokenizer.encode(header).ids
             if len(self._headers) < 10_000 and len(header) < 200:
                 self._headers[header] = alone
-        if encoding.ids[since:first] != alone:
-            raise RenderError(
-                "the tokenizer merges the end of the prompt with the start of the answer, so the "
-                "learned tokens would not be those that inference meets"
-            )
+        return encoding.ids[since:first] == alone
 
 
 class Parser:

@@ -32,7 +32,7 @@ from swift.data.source import Block
 from swift.errors import DataError, RenderError, ResourceError
 
 _REASON = 1000  # characters of the reason why a row cannot be used
-_VERSION = 2  # part of every key; raised when the meaning of the files changes
+_VERSION = 3  # part of every key; raised when the meaning of the files changes
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def encode(
     if processes == 1:
         for block in blocks:
             path = cache / _name(stem, block)
-            if fresh or not path.exists():
+            if fresh or not _whole(path):
                 _encode_block(block, spec, settings, path)
             yield _finished(path, block, progress)
         return
@@ -122,7 +122,7 @@ def _in_parallel(
     with ProcessPoolExecutor(processes, context, _start_worker, (spec, settings)) as pool:
         for block in blocks:
             path = cache / _name(stem, block)
-            todo = fresh or not path.exists()
+            todo = fresh or not _whole(path)
             future = pool.submit(_work, block, path) if todo else None
             waiting.append((path, block, future))
             while len(waiting) > 2 * processes:
@@ -143,11 +143,24 @@ def _result(
     return _finished(path, block, progress)
 
 
-def _finished(path: Path, block: Block, progress: Callable[[int], None]) -> Encoded:
+def _whole(path: Path) -> bool:
+    """Whether a file of tokens is there to its end (a crash of the machine may cut it)."""
+    try:
+        _failures(path)
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return False
+    return True
+
+
+def _failures(path: Path) -> list[tuple[int, str]]:
     with pa.memory_map(str(path)) as file:
         metadata = pa.ipc.open_file(file).schema.metadata or {}
+    return [(int(row), str(why)) for row, why in json.loads(metadata[b"failures"])]
+
+
+def _finished(path: Path, block: Block, progress: Callable[[int], None]) -> Encoded:
+    failures = _failures(path)
     progress(len(block.rows))
-    failures = [(int(row), str(why)) for row, why in json.loads(metadata[b"failures"])]
     return Encoded(path, replace(block, rows=[]), failures)
 
 

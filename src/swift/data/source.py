@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -24,6 +25,9 @@ BLOCK = 2048
 _BLOCK_BYTES = 16 << 20  # a block of long rows ends when it has this many bytes
 
 _FIELD = 1 << 30  # most bytes in a field of a table; the library's own bound is 128 KiB
+# A folder with a part for training, by the names that hubs use, means that part.
+_TRAIN = re.compile(r"(?<![a-z])train(ing)?(?![a-z])")
+_HELD_OUT = re.compile(r"(?<![a-z])(test|testing|val|valid|validation|dev|eval)(?![a-z])")
 _DOCUMENT = 1 << 20  # a longer text file is cut into documents of about this many characters
 
 
@@ -102,7 +106,12 @@ def _files(path: Path) -> list[Path]:
         if path.suffix not in _READERS:
             raise ConfigError(f"--dataset: {path}: known files are {', '.join(sorted(_READERS))}")
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in _READERS)
+    files = sorted(file for file in path.rglob("*") if file.suffix in _READERS)
+    names = {file: file.relative_to(path).as_posix().lower() for file in files}
+    files = [file for file in files if not re.search(r"(^|/)\.", names[file])]
+    if any(_TRAIN.search(names[file]) for file in files):
+        files = [file for file in files if not _HELD_OUT.search(names[file])]
+    return files
 
 
 def _shown(bare: str, path: Path, file: Path) -> str:

@@ -62,7 +62,8 @@ def find_head(model: PreTrainedModel) -> Head:
     logits of a fresh model are too small to reach its soft cap.
 
     Raises:
-        ConfigError: the model does something around its head that is not known here.
+        ConfigError: its weights give no numbers, or it does something around its head that is not
+            known here.
     """
     module, training = output_head(model), model.training
     read: list[torch.Tensor] = []
@@ -85,6 +86,12 @@ def find_head(model: PreTrainedModel) -> Head:
     finally:
         hook.remove()
         model.train(training)
+    if not hidden.isfinite().all():
+        raise ConfigError(
+            f"--model: the hidden states of {type(model).__name__} are not finite numbers: its "
+            f"weights hold some that are none, or are too large for {hidden.dtype}; check the "
+            "files, or try --torch_dtype float32"
+        )
     if len(read) == 1:
         before = _best(_scales(model), hidden, read[0])
         behind = _best([*_scales(model), *_caps(model)], written[0], logits)
