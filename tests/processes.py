@@ -24,6 +24,8 @@ TIMEOUT_S = 240
 
 def _main(words: list[str], environment: dict[str, str], folder: str, output: str) -> None:
     os.environ.update(environment)
+    # a process made by a fork server would start its own helpers by another one
+    multiprocessing.set_start_method(environment.get("START_METHOD", "fork"), force=True)
     os.chdir(folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)

@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from processes import Command, fail, run, start
@@ -123,6 +124,20 @@ def test_a_killed_run_ends_with_the_same_bits(
     run(words, tmp_path, case.processes)
     assert digest(tmp_path / "run") == digest(reference)
     assert losses(tmp_path / "run") == losses(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_killed_run_leaves_no_process_behind(
+    method: str, checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    words = sft(checkpoint, rows, CASES[2], "--output_dir", "run", "--num_train_epochs", 50)
+    command = start(words, tmp_path, START_METHOD=method)
+    command.wait_for(lambda: steps_done(tmp_path / "run") >= 2)
+    helpers = psutil.Process(command.processes[0].pid).children(recursive=True)
+    command.kill()
+    assert len(helpers) >= 2
+    assert not psutil.wait_procs(helpers, timeout=20)[1]
 
 
 @pytest.mark.slow

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from swift import registry
 from swift.chat.message import Conversation, Message, Rendered, Text
 from swift.chat.render import Renderer, RendererSpec
 from swift.data.formats.form import Format, formats, understand
+from swift.data.process import end_with_parent
 from swift.data.source import Block
 from swift.errors import DataError, RenderError, ResourceError
 
@@ -183,17 +183,9 @@ _worker: tuple[RendererSpec, EncodeSettings] | None = None
 def _start_worker(spec: RendererSpec, settings: EncodeSettings) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     registry.load_plugins(list(settings.plugins))
     _worker = spec, settings
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed cannot tell its processes to end."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work(block: Block, path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from swift.data.batch import Batch, batch
 from swift.data.pack import best_fit, pack
+from swift.data.process import end_with_parent
 from swift.data.sample import Sample, Samples
 
 Array = np.ndarray[Any, Any]
@@ -149,10 +150,11 @@ class _Collate:
         return batch(pack(samples, self.multiple if self.packed else 1), packed=self.packed)
 
 
-def _ignore_signals(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) is for the training process: it
     finishes its step and saves, and for that it needs its workers.
     """
+    end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -189,7 +191,7 @@ def steps(
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_signals if workers else None,
+        worker_init_fn=_start_worker if workers else None,
         generator=torch.Generator(),  # its own: the global one belongs to the model's dropout
     )
     batches = iter(loader)
