@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test check slow bench clean
+.PHONY: help install demo test check lowest clean
 
 help:
 	@echo "make demo     fine-tune a small model on your CPU and see it answer before and after"
@@ -34,7 +34,7 @@ check: install
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) output
