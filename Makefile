@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo     fine-tune a small model on your CPU and see it answer before and after"
 	@echo "make test     every check: style, types, layers, tests (make check: without the tests)"
+	@echo "make lowest   the tests with every dependency at its lower bound"
 	@echo "make install  a virtual environment in .venv with swift and its tools"
 
 install: $(VENV)/.done
@@ -36,5 +37,10 @@ check: install
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile
 
+# The tests with every dependency at its lower bound, in an environment of its own.
+lowest:
+	$(MAKE) install VENV=.venv-lowest CONSTRAINTS="-c constraints-lowest.txt"
+	.venv-lowest/bin/pytest -n 2 --dist loadfile
+
 clean:
-	rm -rf $(VENV) output
+	rm -rf $(VENV) .venv-lowest output
