@@ -11,9 +11,10 @@ import pytest
 
 from swift.cli import COMMANDS, _load
 from swift.config.flags import FLAGS, IDLE, aliases, spelling
-from swift.config.later import LATER
+from swift.config.later import LATER, LATER_VALUES
 from swift.config.parse import read
 from swift.config.tree import leaves, section_at
+from swift.errors import ConfigError
 
 TABLE = Path(__file__).parents[3] / "shared" / "compat" / "ms_swift_flags.tsv"
 ROOTS = {name: _load(command.config) for name, command in COMMANDS.items() if command.config}
@@ -255,3 +256,26 @@ def test_no_flat_flag_hides_a_path() -> None:
         for name, flag in FLAGS.items():
             if name in root.model_fields and not section_at(root, name):
                 assert name in flag.paths
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "value"),
+    [
+        ("sft", "--tuner_type", "longlora"),
+        ("sft", "--loss_scale", "react"),
+        ("sft", "--optim", "adamw_8bit"),
+        ("sft", "--lr_scheduler_type", "polynomial"),
+        ("infer", "--infer_backend", "vllm"),
+    ],
+)
+def test_a_value_that_is_known_and_not_supported_yet(command: str, flag: str, value: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(ROOTS[command], command, ["--model", "x", "--dataset", "y", flag, value])
+    [problem] = [line for line in error.value.problems if flag in line]
+    assert problem.startswith(f"{flag}: '{value}' is known from ms-swift, not supported yet; now: ")
+
+
+def test_values_for_later_are_of_settings_and_not_supported() -> None:
+    for path, values in LATER_VALUES.items():
+        found = [leaf for root in ROOTS.values() for leaf in leaves(root) if leaf.path == path]
+        assert found and not any(values & set(leaf.words) for leaf in found)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from swift.data import source
-from swift.data.source import Source, blocks, open_sources, rows, split_name
+from swift.data.source import Source, blocks, check_inputs, open_sources, rows, split_name
 from swift.errors import ConfigError, DataError
 
 ROWS = [{"query": f"q{i}", "response": f"r{i}\n你好 🐦" if i % 2 else "r"} for i in range(7)]
@@ -284,3 +284,21 @@ def test_every_name_that_cannot_be_used_is_listed(tmp_path: Path) -> None:
         "--val_dataset: .#5: # works on one file, and . has several",
         "--val_dataset: a.jsonl#x: write the number of rows after the #, as in x#500",
     ]
+
+
+def test_everything_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoint-3").mkdir(parents=True)
+    (tmp_path / "run/checkpoint-3/adapter_config.json").write_text("{}")
+    data = {"--dataset": ["./a.jsonl#5", "b#x"], "--val_dataset": [f"{tmp_path}/c.csv"]}
+    with pytest.raises(ConfigError) as error:
+        check_inputs(["./nowhere", "on/a-hub"], [str(tmp_path / "run"), "none"], data)
+    assert error.value.problems == [
+        "--model: ./nowhere does not exist",
+        f"--adapters: {tmp_path}/run holds no adapter_config.json; "
+        f"did you mean {tmp_path}/run/checkpoint-3?",
+        "--adapters: none holds no adapter_config.json",
+        "--dataset: ./a.jsonl does not exist",
+        "--dataset: b#x: write the number of rows after the #, as in x#500",
+        f"--val_dataset: {tmp_path}/c.csv does not exist",
+    ]
+    check_inputs(["on/a-hub"], [], {"--dataset": [str(tmp_path), "on/a-hub#5"]})

@@ -125,3 +125,22 @@ _TOPICS = {
 
 LATER: dict[str, str] = {name: topic for topic, names in _TOPICS.items() for name in names.split()}
 """Flag -> what it belongs to ("" where nothing more can be said)."""
+
+LATER_VALUES: dict[str, frozenset[str]] = {
+    path: frozenset(words.split())
+    for path, words in {
+        "tuner.kind": """
+            adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
+        """,
+        "infer.backend": "vllm sglang lmdeploy",
+        "data.learn": "alpha_umi agentflan hermes ignore_empty_think qwen react",
+        "optimizer.kind": """
+            adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
+        """,
+        "schedule.kind": """
+            cosine_with_restarts cosine_warmup_with_min_lr greedy inverse_sqrt polynomial
+            reduce_lr_on_plateau
+        """,
+    }.items()
+}
+"""Setting -> values of ms-swift 4.x that are known and not supported yet."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from swift.config.flags import spelling
+from swift.config.later import LATER_VALUES
 from swift.config.section import Section
 from swift.config.tree import kinds_at, leaves
 
@@ -94,6 +95,8 @@ def _what(detail: ErrorDetails, path: str, root: type[Section]) -> str:
         words = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
         if kind == "variant_kind":
             got = str(context["kind"]).strip("'")
+        if str(got) in LATER_VALUES.get(path, ()):
+            return f"{got!r} is known from ms-swift, not supported yet; now: {', '.join(words)}"
         return f"{got!r} is not one of {', '.join(words)}{suggest(str(got), words)}"
     if kind == "too_short":
         return f"is empty; it needs at least one value{_NEEDED.get(path, '')}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from swift.errors import ConfigError, DataError
+from swift.hub.locate import find_adapter, find_dataset, find_model
 
 BLOCK = 2048
 """Rows in one block: small enough to spread over processes, large enough to be worth a file."""
@@ -67,6 +68,38 @@ def split_name(name: str) -> tuple[str, int | None]:
     if not count.isdecimal() or int(count) == 0:
         raise ConfigError(f"--dataset: {name}: write the number of rows after the #, as in x#500")
     return path, int(count)
+
+
+def check_inputs(
+    models: Iterable[str], adapters: Iterable[str], data: Mapping[str, Iterable[str]]
+) -> None:
+    """See that what should be on this machine is there, before anything is fetched or loaded.
+
+    Args:
+        models: names of models.
+        adapters: folders of adapters.
+        data: flag -> names of data sets, each perhaps with ``#rows``.
+
+    Raises:
+        ConfigError: everything that is not there, at once.
+    """
+    problems: list[str] = []
+
+    def look(find: Callable[[str], object], name: str, flag: str) -> None:
+        try:
+            find(name)
+        except ConfigError as error:
+            problems.extend(line.replace("--dataset:", f"{flag}:", 1) for line in error.problems)
+
+    for name in models:
+        look(find_model, name, "--model")
+    for name in adapters:
+        look(find_adapter, name, "--adapters")
+    for flag, names in data.items():
+        for name in names:
+            look(lambda name: find_dataset(split_name(name)[0]), name, flag)
+    if problems:
+        raise ConfigError(*problems)
 
 
 def open_sources(

@@ -43,19 +43,43 @@ def locate_model(
     Raises:
         ConfigError: nothing is there, or it cannot be fetched.
     """
+    path = find_model(name)
+    if path is None:
+        patterns = [*remote.MODEL_FILES, *(["*.py"] if code else [])]
+        return _checkpoint(remote.fetch(name, "model", revision, hub, patterns, say), name)
+    return gguf.convert(path, cache_dir() / "gguf", dtype, say) if path.is_file() else path
+
+
+def find_model(name: str) -> Path | None:
+    """The folder or GGUF file of a model on this machine; None: it is a name on a hub.
+
+    Raises:
+        ConfigError: there is no model where the name points.
+    """
     if name.startswith("package:"):
         name = str(_in_package(name.removeprefix("package:")))
     path = Path(name).expanduser()
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise ConfigError(f"--model: {name} is a file; give its folder, or a .gguf file")
-        return gguf.convert(path, cache_dir() / "gguf", dtype, say)
-    if path.is_dir():
-        return _checkpoint(path, name)
+    if path.is_file() and path.suffix.lower() != ".gguf":
+        raise ConfigError(f"--model: {name} is a file; give its folder, or a .gguf file")
+    if path.exists():
+        return path if path.is_file() else _checkpoint(path, name)
     if _looks_local(name):
         raise ConfigError(f"--model: {name} does not exist{_neighbour(path)}")
-    patterns = [*remote.MODEL_FILES, *(["*.py"] if code else [])]
-    return _checkpoint(remote.fetch(name, "model", revision, hub, patterns, say), name)
+    return None
+
+
+def find_adapter(name: str) -> Path:
+    """The folder of an adapter.
+
+    Raises:
+        ConfigError: there is no adapter where the name points.
+    """
+    path = Path(name).expanduser()
+    if not (path / "adapter_config.json").is_file():
+        inside = sorted(path.glob("**/adapter_config.json")) if path.is_dir() else []
+        hint = f"; did you mean {inside[-1].parent}?" if inside else ""
+        raise ConfigError(f"--adapters: {name} holds no adapter_config.json{hint}")
+    return path
 
 
 def locate_dataset(
@@ -69,12 +93,21 @@ def locate_dataset(
     Raises:
         ConfigError: nothing is there, or it cannot be fetched.
     """
+    return find_dataset(name) or remote.fetch(name, "dataset", None, hub, remote.DATA_FILES, say)
+
+
+def find_dataset(name: str) -> Path | None:
+    """The file or folder of a data set on this machine; None: it is a name on a hub.
+
+    Raises:
+        ConfigError: there is nothing where the name points.
+    """
     path = Path(name).expanduser()
     if path.exists():
         return path
     if _looks_local(name) or path.suffix:
         raise ConfigError(f"--dataset: {name} does not exist{_neighbour(path)}")
-    return remote.fetch(name, "dataset", None, hub, remote.DATA_FILES, say)
+    return None
 
 
 def _looks_local(name: str) -> bool:

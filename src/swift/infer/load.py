@@ -14,7 +14,7 @@ from swift.chat.load import load_renderer, load_tokenizer
 from swift.config.infer import InferSection
 from swift.config.model import UsedModelSection
 from swift.errors import ConfigError
-from swift.hub.locate import locate_model
+from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Sampling
 from swift.infer.talk import Talker
@@ -57,6 +57,8 @@ def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
     """
     if len(section.adapters) > 1:
         raise ConfigError("--adapters: one adapter at a time so far")
+    if section.path is None:
+        find_adapter(section.adapters[0])
     before = trained(section.adapters[0] if section.adapters else section.path)
     if section.path is not None:
         return section, before

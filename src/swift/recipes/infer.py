@@ -8,7 +8,7 @@ from pathlib import Path
 from swift.config.data import DataSection
 from swift.config.infer import InferSection
 from swift.config.runs import InferConfig
-from swift.data.source import Source, open_sources
+from swift.data.source import Source, check_inputs, open_sources
 from swift.errors import ConfigError
 from swift.hub.locate import locate_dataset
 from swift.infer.batch import answer_all, questions
@@ -25,6 +25,7 @@ def run(config: InferConfig, world: World) -> None:
     log = Log(world.is_main)
     model, before = settle(config.model)
     names = _names(config, before)
+    check_inputs([model.path or ""], model.adapters, {"--val_dataset": names})
     sources = open_sources(
         names, lambda name: locate_dataset(name, hub=model.hub, say=log), flag="--val_dataset"
     )

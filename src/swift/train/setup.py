@@ -19,6 +19,7 @@ from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data.batch import Batch
 from swift.data.prepare import Prepared, Workshop, prepare
+from swift.data.source import check_inputs
 from swift.data.stream import Order, steps
 from swift.errors import ResourceError
 from swift.hub.locate import cache_dir, locate_dataset, locate_model
@@ -66,6 +67,8 @@ class Session:
 
 def open_session(config: TrainingConfig, mesh: Mesh, log: Log) -> Session:
     """Fetch the model's files and settle the number format."""
+    data = {"--dataset": config.data.train, "--val_dataset": config.data.val}
+    check_inputs([config.model.path], config.model.adapters, data)
     compute = resolve_dtype(config.model.dtype, mesh.device)
     with mesh.main_first():
         base = locate_model(

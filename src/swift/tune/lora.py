@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel
 
 from swift.config.tuner import LoraSection
 from swift.errors import CheckpointError, ConfigError
+from swift.hub.locate import find_adapter
 from swift.tune.layer import LoraLinear
 from swift.tune.tuned import Tuned
 
@@ -175,11 +175,7 @@ def load_adapter(model: PreTrainedModel, folder: str, *, trainable: bool = False
         ConfigError: the folder holds no adapter.
         CheckpointError: the adapter is broken or belongs to another model.
     """
-    path = Path(folder)
-    if not (path / "adapter_config.json").is_file():
-        inside = sorted(path.glob("**/adapter_config.json")) if path.is_dir() else []
-        hint = f"; did you mean {inside[-1].parent}?" if inside else ""
-        raise ConfigError(f"--adapters: {folder} holds no adapter_config.json{hint}")
+    folder = str(find_adapter(folder))
     try:
         settings = PeftConfig.from_pretrained(folder)
         _use_our_layer(settings, model)
