@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from swift.cli import COMMANDS
+
 HEAVY = ("torch", "transformers", "numpy", "tokenizers", "pyarrow", "huggingface_hub")
+CONFIGURED = ", ".join(name for name, command in COMMANDS.items() if command.config)
 SPY = f"""
 import sys
 from swift.cli import main
@@ -32,6 +35,9 @@ def swift(*words: str) -> subprocess.CompletedProcess[str]:
         ["--version"],
         ["sft", "--help"],
         ["infer", "--help"],
+        ["inspect", "--help"],
+        ["verify", "--help"],
+        ["trace", "--help"],
         ["schema", "sft"],
         ["completion", "bash"],
         ["sft", "--modle", "x"],
@@ -120,8 +126,8 @@ def test_help_of_an_unknown_section() -> None:
         (["web-ui"], "swift: web-ui is known from ms-swift, not supported yet"),
         (["web_ui"], "swift: web-ui is known from ms-swift, not supported yet"),
         (["megatron", "sft"], "swift: megatron is known from ms-swift, not supported yet"),
-        (["schema"], "swift schema: needs one of: sft, pt, infer, merge-lora, export"),
-        (["schema", "sfd"], "swift schema: needs one of: sft, pt, infer, merge-lora, export"),
+        (["schema"], f"swift schema: needs one of: {CONFIGURED}"),
+        (["schema", "sfd"], f"swift schema: needs one of: {CONFIGURED}"),
         (["completion", "tcsh"], "swift completion: needs one of: bash, zsh, fish"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

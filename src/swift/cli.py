@@ -39,6 +39,18 @@ COMMANDS = {
         "swift.recipes.pt:run", "Train", distributed=True,
     ),
     "check": Command("say what a configuration would do, without training", group="Train"),
+    "inspect": Command(
+        "show what will be learned, token by token, without training",
+        "swift.config.runs:InspectConfig", "swift.recipes.inspect:run", "Train",
+    ),
+    "verify": Command(
+        "prove that a checkpoint's template is learned as it will be used",
+        "swift.config.runs:VerifyConfig", "swift.recipes.verify:run", "Train",
+    ),
+    "trace": Command(
+        "list the rows that a step of a run learned from: swift trace RUN --step 120",
+        "swift.config.runs:TraceConfig", "swift.recipes.trace:run", "Train",
+    ),
     "infer": Command(
         "chat in the terminal, or answer a whole data set", "swift.config.runs:InferConfig",
         "swift.recipes.infer:run", "Use",
@@ -51,6 +63,9 @@ COMMANDS = {
         "write a model for others to load (--merge_lora true)", "swift.config.runs:MergeConfig",
         "swift.recipes.merge:run", "Use",
     ),
+    "datasets": Command(
+        "public data sets with a short name: swift datasets [words to look for]", group="Help"
+    ),
     "schema": Command(
         "the JSON schema of a command's configuration: swift schema sft", group="Help"
     ),
@@ -58,6 +73,9 @@ COMMANDS = {
         "completion for a shell: swift completion bash|zsh|fish", group="Help"
     ),
 }  # fmt: skip
+
+TEXTS = "swift.config.runs:InspectTextsConfig"
+"""The configuration of ``swift inspect pt``."""
 
 LATER = ("rlhf", "deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
@@ -100,20 +118,23 @@ def _dispatch(words: list[str]) -> int:
         raise ConfigError(_unknown(name))
     if "--help" in rest or "-h" in rest:
         return _help(name, rest)
-    if name == "schema":
-        return _schema(rest)
-    if name == "completion":
-        return _completion(rest)
+    if name in _PLAIN:
+        return _PLAIN[name](rest)
     if name == "check":
         name, rest = _checked(rest)
         rest = [*rest, "--dry_run"]
+    if name == "inspect":
+        return _run(name, *_inspected(rest))
+    if name == "trace" and rest and not rest[0].startswith("-"):
+        rest = ["--run", *rest]
     return _run(name, rest)
 
 
-def _run(name: str, words: list[str]) -> int:
+def _run(name: str, words: list[str], root: str = "") -> int:
+    """Read a configuration (of class ``root``, else the command's own) and run the recipe."""
     command = COMMANDS[name]
     read = import_module("swift.config.parse").read
-    config, notes = read(_load(command.config), name, [*command.preset, *words])
+    config, notes = read(_load(root or command.config), name, [*command.preset, *words])
     launch = import_module("swift.launch")
     if launch.is_main():
         for note in notes:
@@ -133,6 +154,14 @@ def _checked(words: list[str]) -> tuple[str, list[str]]:
                         said = line.removeprefix("command:").strip()
                         return (said if said in COMMANDS else "sft"), words
     return "sft", words
+
+
+def _inspected(words: list[str]) -> tuple[list[str], str]:
+    """What ``swift inspect`` reads, and as which configuration: that of sft, or of pt."""
+    trains, rest = _checked(words)
+    if trains not in ("sft", "pt"):
+        return words, ""
+    return rest, TEXTS if trains == "pt" else ""
 
 
 def _load(target: str) -> Any:
@@ -173,9 +202,11 @@ def _help(name: str, words: list[str]) -> int:
     if not command.config:
         print(f"swift {name}: {command.help}")
         return 0
+    words, root = _inspected(words) if name == "inspect" else (words, "")
     chosen = [word for word in words if not word.startswith("-")]
-    page = import_module("swift.config.help")
-    print(page.render(_load(command.config), name, command.help, chosen, color=sys.stdout.isatty()))
+    render = import_module("swift.config.help").render
+    color = sys.stdout.isatty()
+    print(render(_load(root or command.config), name, command.help, chosen, color=color))
     return 0
 
 
@@ -202,6 +233,14 @@ def _completion(words: list[str]) -> int:
     arguments = {"schema": _configured(), "completion": shells.SHELLS}
     print(shells.script(words[0], {name: roots.get(name) for name in COMMANDS}, arguments))
     return 0
+
+
+def _datasets(words: list[str]) -> int:
+    return int(import_module("swift.recipes.datasets").run(words))
+
+
+_PLAIN = {"schema": _schema, "completion": _completion, "datasets": _datasets}
+"""Commands that take words, not a configuration."""
 
 
 def _complain(words: list[str], problems: list[str]) -> None:

@@ -40,6 +40,12 @@ class ResourceError(SwiftError):
     exit_code = 1
 
 
+class PropertyError(SwiftError):
+    """What must hold for every rendered conversation does not."""
+
+    exit_code = 1
+
+
 class MissingExtra(SwiftError):
     """An optional package is needed and not installed."""
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny
 from chat.templates import FAMILIES, NO_STOP, Family, renderer_of
-from swift.chat.message import Conversation, Media, Message, Text, ToolCall
+from swift.chat.message import Conversation, Delta, Media, Message, Text, ToolCall
 from swift.chat.render import Renderer
 from swift.errors import RenderError
 
@@ -171,10 +171,10 @@ def test_parsing_a_rendered_answer_gives_it_back(
     assert renderer.parse(answer) == Message("assistant", expected)
     parser = renderer.parser()
     pieces = [parser.push(token) for token in answer]
-    assert "".join(pieces) == expected
+    assert "".join(piece.content for piece in pieces) == expected
     assert parser.done
     assert parser.message() == Message("assistant", expected)
-    assert parser.push(answer[0]) == ""
+    assert parser.push(answer[0]) == Delta()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -202,7 +202,8 @@ def test_control_tokens_spelled_in_messages_stay_text(
 TOOLS = (
     "{% for tool in tools or [] %}{{ '<|im_start|>tool\n' + tool | tojson + '<|im_end|>\n' }}"
     "{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
-    "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}"
+    "{% for c in m.tool_calls or [] %}{{ '[' + c.function.name + ']' }}"
+    "{{ c.function.arguments | tojson }}{% endfor %}"
     "{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )

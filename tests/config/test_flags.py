@@ -262,7 +262,6 @@ def test_no_flat_flag_hides_a_path() -> None:
     ("command", "flag", "value"),
     [
         ("sft", "--tuner_type", "longlora"),
-        ("sft", "--loss_scale", "react"),
         ("sft", "--optim", "adamw_8bit"),
         ("sft", "--lr_scheduler_type", "polynomial"),
         ("infer", "--infer_backend", "vllm"),

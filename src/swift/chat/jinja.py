@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from swift.errors import RenderError
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,26 @@ class Template:
         Raises:
             RenderError: the template refuses the conversation.
         """
+        return self.render_marked(messages, tools, generate=generate, kwargs=kwargs)[0]
+
+    def render_marked(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        generate: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[str, list[tuple[int, int]] | None]:
+        """The same, and where its ``{% generation %}`` blocks lie; None: it has none."""
         name = "tool_use" if tools and "tool_use" in self.sources else "default"
+        marked = bool(_GENERATION.search(self.sources[name]))
         try:
             found: Any = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
                 tools=[dict(tool) for tool in tools] or None,
                 chat_template=self.sources[name],
                 add_generation_prompt=generate,
+                return_assistant_tokens_mask=marked,
                 **{**self.variables, **(kwargs or {})},
             )
         except jinja2.TemplateError as error:
@@ -57,4 +73,4 @@ class Template:
             raise RenderError("the chat template cannot write it: nested too deeply") from None
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise RenderError(f"the chat template cannot write it: {error}") from None
-        return str(found[0][0])
+        return str(found[0][0]), [tuple(span) for span in found[1][0]] if marked else None

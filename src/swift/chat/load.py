@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from swift.chat.render import Renderer, RendererSpec
+from swift.config.model import LoadSection
 from swift.errors import ConfigError
+
+_TEMPLATES = files("swift.chat") / "templates"
 
 
 def load_renderer(
-    folder: Path, *, chat_template: str | None = None, trust_remote_code: bool = False
+    folder: Path,
+    *,
+    chat_template: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
 ) -> Renderer:
     """Read tokenizer, chat template and stop ids of a checkpoint.
 
     Args:
         folder: a local checkpoint.
-        chat_template: a Jinja file to use instead of the checkpoint's template.
+        chat_template: a Jinja file to use instead of the checkpoint's template, or the name of one
+            that comes along.
+        template_kwargs: what else the template reads, such as ``enable_thinking``.
         trust_remote_code: allow a tokenizer that brings its own code.
 
     Raises:
@@ -30,26 +41,46 @@ def load_renderer(
     spec = RendererSpec(
         tokenizer=tokenizer.backend_tokenizer.to_str(),
         templates=templates or {},
-        variables={k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
+        variables={
+            **{k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
+            **(template_kwargs or {}),
+        },
         end_ids=tuple(sorted(_end_ids(folder, tokenizer))),
         eos_id=tokenizer.eos_token_id,
     )
     return Renderer(spec)
 
 
-def template_of(file: str | None) -> str | None:
-    """The text of a template file; None without one.
+def renderer_for(folder: Path, section: LoadSection) -> Renderer:
+    """The renderer of a checkpoint, as a run's model section wants it."""
+    thinking = {} if section.thinking is None else {"enable_thinking": section.thinking}
+    return load_renderer(
+        folder,
+        chat_template=section.chat_template,
+        template_kwargs={**thinking, **section.template_kwargs},
+        trust_remote_code=section.trust_remote_code,
+    )
+
+
+def template_of(name: str | None) -> str | None:
+    """The text of a template that comes along, or of a file; None without a name.
 
     Raises:
         ConfigError: it cannot be read.
     """
-    if file is None:
+    if name is None:
         return None
+    along = {path.name.removesuffix(".jinja"): path for path in _TEMPLATES.iterdir()}
     try:
-        return Path(file).read_text(encoding="utf-8")
+        if name in along and not Path(name).is_file():
+            return along[name].read_text(encoding="utf-8")
+        return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"--chat_template: {file}: {why}") from None
+        raise ConfigError(
+            f"--chat_template: {name}: {why}; without it the checkpoint's own template is used, "
+            f"and {', '.join(sorted(along))} come along"
+        ) from None
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:

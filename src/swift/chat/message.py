@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+_TAGS = ("<think>", "</think>")  # how data sets write thinking into the content
 ROLES: tuple[str, ...] = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -26,6 +28,14 @@ class ToolCall:
     arguments: Mapping[str, Any]
     id: str | None = None
 
+    def for_template(self, text_arguments: bool) -> dict[str, Any]:
+        """The mapping that chat templates read."""
+        arguments: Any = dict(self.arguments)
+        if text_arguments:
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        function = {"name": self.name, "arguments": arguments}
+        return {"type": "function", **({"id": self.id} if self.id else {}), "function": function}
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -43,27 +53,45 @@ class Message:
     name: str | None = None
     weight: float | None = None
 
-    def for_template(self) -> dict[str, Any]:
-        """The mapping that chat templates read (OpenAI's names); absent fields are left out."""
-        turn: dict[str, Any] = {"role": self.role}
-        if isinstance(self.content, str):
-            turn["content"] = self.content
-        else:
+    @property
+    def has_tags(self) -> bool:
+        """Whether it is an answer with its thinking written into the content."""
+        return (
+            self.role == "assistant"
+            and self.thinking is None
+            and isinstance(self.content, str)
+            and self.content.lstrip().startswith(_TAGS[0])
+            and _TAGS[1] in self.content
+        )
+
+    def without_tags(self) -> Message:
+        """The same with such thinking in the field that templates read it from."""
+        if not self.has_tags:
+            return self
+        inner = str(self.content).lstrip().removeprefix(_TAGS[0])
+        thinking, _, content = inner.partition(_TAGS[1])
+        return replace(self, content=content.lstrip("\n"), thinking=thinking.strip("\n"))
+
+    def for_template(
+        self, *, text_arguments: bool = False, in_parts: bool = False
+    ) -> dict[str, Any]:
+        """The mapping that chat templates read (OpenAI's names); absent fields are left out.
+
+        Args:
+            text_arguments: write the arguments of tool calls as the text of their JSON.
+            in_parts: write also a content that is text alone as a list of parts.
+        """
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if in_parts or not isinstance(self.content, str):
+            parts = (self.content,) if isinstance(self.content, str) else self.content
             turn["content"] = [
                 {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
-                for part in self.content
+                for part in parts
             ]
         if self.thinking is not None:
             turn["reasoning_content"] = self.thinking
         if self.tool_calls:
-            turn["tool_calls"] = [
-                {
-                    "type": "function",
-                    **({"id": call.id} if call.id else {}),
-                    "function": {"name": call.name, "arguments": dict(call.arguments)},
-                }
-                for call in self.tool_calls
-            ]
+            turn["tool_calls"] = [call.for_template(text_arguments) for call in self.tool_calls]
         if self.tool_call_id is not None:
             turn["tool_call_id"] = self.tool_call_id
         if self.name is not None:
@@ -105,3 +133,12 @@ class Rendered:
     tokens: list[int]
     weights: list[float]
     media: tuple[Media, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one more token adds to an answer."""
+
+    content: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()

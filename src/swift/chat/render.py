@@ -16,9 +16,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from swift.chat.checks import check, check_roles, check_said
+from swift.chat.dialect import Dialect
 from swift.chat.jinja import Template
-from swift.chat.message import ROLES, Conversation, Message, Rendered, Text
+from swift.chat.message import Conversation, Message, Rendered, Text
+from swift.chat.parser import Parser
 from swift.chat.tokenizer import Encoding, Tokenizer
+from swift.chat.weights import Part, Strategy, scale, within
+from swift.chat.weights import strategies as find_strategies
+from swift.chat.writer import Writer
 from swift.errors import RenderError
 
 
@@ -49,7 +55,7 @@ class _Turn:
     text: str
     start: int
     end: int
-    weight: float
+    parts: tuple[Part, ...]
 
 
 class Renderer:
@@ -65,26 +71,27 @@ class Renderer:
     def stop_ids(self) -> frozenset[int]:
         """Ids that end an answer: what the checkpoint names, and what its template writes."""
         found = set(self.spec.end_ids)
-        if self.template is not None:
-            found |= self._stop_of_template()
-        return frozenset(found)
+        return frozenset(found | self._stop_of_template())
 
     @cached_property
     def _stops(self) -> list[str]:
         texts = [self.tokenizer.decode([id], keep_special=True) for id in self.stop_ids]
         return [text for text in texts if text]  # a checkpoint may name an id without a token
 
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.template, self._stops)
+
     def _stop_of_template(self) -> set[int]:
         """The first control token that the template writes after an answer."""
-        answer = "zqanswerqz"
-        messages = [{"role": "user", "content": "zq"}, {"role": "assistant", "content": answer}]
+        writer = Writer(self.template, ())
+        answer = Message("assistant", "zqanswerqz").for_template(in_parts=writer.in_parts)
         try:
-            text = self._text(messages)
+            text = writer.text([writer.probe, answer])
         except RenderError:
             return set()
-        if answer not in text:
-            return set()
-        after = self.tokenizer.encode(text[text.rindex(answer) + len(answer) :])
+        _, said, behind = text.rpartition("zqanswerqz")
+        after = self.tokenizer.encode(behind) if said else Encoding([], [])
         special = [id for id in after.ids if id in self.tokenizer.special_ids]
         return set(special[:1])
 
@@ -100,8 +107,8 @@ class Renderer:
             RenderError: a role is unknown, or the template refuses the messages.
         """
         check_roles(messages)
-        turns, quoted_tools = self._quoted(messages, tools)
-        return self.tokenizer.encode(self._text(turns, quoted_tools, True, kwargs)).ids
+        turns, quoted_tools = self._quoted(messages, tools, kwargs)
+        return self.tokenizer.encode(self._writer.text(turns, quoted_tools, True, kwargs)).ids
 
     def text(self, document: Text) -> Rendered:
         """A plain document: every token is learned, the end of the text included."""
@@ -121,7 +128,7 @@ class Renderer:
         Args:
             conversation: what was said.
             learn: ``default`` every assistant turn, ``last_round`` those after the last user's,
-                ``all`` every token.
+                ``all`` every token; and strategies for their parts, as in ``last_round+hermes``.
 
         Raises:
             RenderError: the conversation cannot be rendered, or not provably right.
@@ -129,56 +136,66 @@ class Renderer:
         if conversation.media:
             raise RenderError("images, video and audio are not supported yet")
         check(conversation.messages)
-        if learn == "all":
-            turns, tools = self._quoted(conversation.messages, conversation.tools)
+        which, strategies = find_strategies(learn)
+        if which == "all":
+            turns, tools = self._quoted(
+                conversation.messages, conversation.tools, conversation.template_kwargs
+            )
             ids = self.tokenizer.encode(
-                self._text(turns, tools, False, conversation.template_kwargs)
+                self._writer.text(turns, tools, False, conversation.template_kwargs)
             ).ids
             return [Rendered(ids, [1.0] * len(ids))]
-        learned = [turn for turn in self._turns(conversation, learn) if turn.weight > 0]
+        learned = self._turns(conversation, which, strategies)
         if not learned:
             raise RenderError("no turn is learned: every assistant message has weight 0")
         return [sample for group in _chains(learned) for sample in self._samples(group)]
 
-    def parse(self, tokens: Sequence[int]) -> Message:
-        """The message that answer tokens stand for; what follows a stop token is not read."""
+    def parse(self, tokens: Sequence[int], kwargs: Mapping[str, Any] | None = None) -> Message:
+        """The message that answer tokens stand for; what follows a stop token is not read.
+
+        Args:
+            tokens: an answer.
+            kwargs: those of the prompt (``enable_thinking`` ...).
+        """
         ids = list(tokens)
         end = next((i for i, id in enumerate(ids) if id in self.stop_ids), len(ids))
-        return Message("assistant", self.tokenizer.decode(ids[:end]))
+        dialect = self._writer.dialect(kwargs)
+        return dialect.read(self.tokenizer.decode(ids[:end], keep_special=self._keeps(dialect)))
 
-    def parser(self) -> Parser:
+    def parser(self, kwargs: Mapping[str, Any] | None = None) -> Parser:
         """The same, token by token."""
-        return Parser(self)
+        dialect = self._writer.dialect(kwargs)
+        stream = self.tokenizer.stream(keep_special=self._keeps(dialect))
+        return Parser(stream, self.stop_ids, dialect)
+
+    def _keeps(self, dialect: Dialect) -> bool:
+        """Whether a dialect's marks hold control tokens."""
+        return any(self.tokenizer.quote(mark) != mark for mark in dialect.marks)
 
     def _quoted(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        kwargs: Mapping[str, Any] | None,
     ) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
-        turns = [
-            {**self.tokenizer.quote(message.for_template()), "role": message.role}
-            for message in messages
-        ]
+        as_text, parts = False, self._writer.in_parts
+        if any(m.tool_calls or m.has_tags for m in messages):
+            dialect = self._writer.dialect(kwargs)
+            as_text = dialect.text_arguments
+            if dialect.thinking:
+                messages = [message.without_tags() for message in messages]
+        written = [m.for_template(text_arguments=as_text, in_parts=parts) for m in messages]
+        turns = [{**self.tokenizer.quote(turn), "role": turn["role"]} for turn in written]
         return turns, self.tokenizer.quote(list(tools))
 
-    def _text(
-        self,
-        turns: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] = (),
-        generate: bool = False,
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> str:
-        if self.template is None:
-            raise RenderError(
-                "this checkpoint has no chat template; give one with --chat_template file.jinja, "
-                "or use swift pt on plain text"
-            )
-        return self.template.render(turns, tools, generate=generate, kwargs=kwargs)
-
-    def _turns(self, conversation: Conversation, learn: str) -> list[_Turn]:
-        """Every assistant turn that may be learned, with its place in the text up to it."""
-        turns, tools = self._quoted(conversation.messages, conversation.tools)
+    def _turns(
+        self, conversation: Conversation, which: str, strategies: Sequence[Strategy]
+    ) -> list[_Turn]:
+        """Every assistant turn that is learned, with its place in the text up to it."""
         kwargs = conversation.template_kwargs
+        turns, tools = self._quoted(conversation.messages, conversation.tools, kwargs)
         users = [i for i, message in enumerate(conversation.messages) if message.role == "user"]
-        first = users[-1] if users and learn == "last_round" else -1
+        first = users[-1] if users and which == "last_round" else -1
         found = []
         for i, message in enumerate(conversation.messages):
             if message.role != "assistant" or i < first:
@@ -186,39 +203,35 @@ class Renderer:
             weight = 1.0 if message.weight is None else message.weight
             if weight == 0:
                 continue
-            prompt = self._text(turns[:i], tools, True, kwargs)
-            whole = self._text(turns[: i + 1], tools, False, kwargs)
+            prompt = self._writer.text(turns[:i], tools, True, kwargs)
+            whole, marked = self._writer.marked(turns[: i + 1], tools, kwargs)
             if not whole.startswith(prompt):
                 raise RenderError(
                     f"message {i + 1} (assistant): the template writes the turn differently from "
                     "the prompt that inference sends, so it cannot be learned as it will be used"
                 )
-            found.append(_Turn(whole, len(prompt), self._end(whole, len(prompt), i), weight))
+            start = len(prompt)
+            whole = self._writer.ended(whole, start, turns[i], kwargs)
+            stop, end = self._writer.stop_in(whole, start, i)
+            check_said(turns[i], whole[start:stop], i)
+            if message.tool_calls and self._writer.dialect(kwargs).calls is None:
+                raise RenderError(
+                    f"message {i + 1} (assistant): the template writes tool calls in a form that "
+                    "is not understood here, so the model's own could not be read back"
+                )
+            spans = [(start, stop)] if marked is None else within(marked, start, stop)
+            if not spans and start < stop:
+                raise RenderError(
+                    f"message {i + 1} (assistant): it is outside of the template's "
+                    "{% generation %} blocks; take them out, or set its loss to false"
+                )
+            parts = [(left, right, weight) for left, right in spans]
+            for strategy in strategies:
+                factors = strategy(whole[start:stop])
+                parts = scale(parts, [(start + a, start + b, by) for a, b, by in factors])
+            parts.append((stop, end, weight))
+            found.append(_Turn(whole, start, end, tuple(parts)))
         return found
-
-    def _end(self, whole: str, start: int, index: int) -> int:
-        """Where a turn ends in its text: right behind its first stop token, as inference does.
-
-        Control tokens spelled in messages are marked, so a stop token found here is the template's.
-        Another one may follow (some templates end every text with one); it is not learned.
-        """
-        found = [
-            (at, at + len(stop)) for stop in self._stops if (at := whole.find(stop, start)) >= 0
-        ]
-        if not found:
-            raise RenderError(
-                f"message {index + 1} (assistant): the template writes no stop token after the "
-                "answer, so the model would not learn to stop"
-            )
-        end = min(found)[1]
-        rest = whole[end:]
-        for stop in self._stops:
-            rest = rest.replace(stop, "")
-        if rest.strip():
-            raise RenderError(
-                f"message {index + 1} (assistant): the template writes text after the stop token"
-            )
-        return end
 
     def _samples(self, turns: list[_Turn]) -> list[Rendered]:
         """One text (that of the last turn) as tokens, with its learned turns."""
@@ -229,9 +242,8 @@ class Renderer:
         weights = [0.0] * len(encoding.ids)
         lefts = [left for left, _ in encoding.spans]
         for turn in turns:
-            first, last = bisect_left(lefts, turn.start), bisect_left(lefts, turn.end)
-            self._check_stop(encoding.ids[last - 1])
-            weights[first:last] = [turn.weight] * (last - first)
+            self._check_stop(encoding.ids[bisect_left(lefts, turn.end) - 1])
+            _weigh(weights, lefts, turn.parts)
         return [Rendered(encoding.ids, weights)]
 
     def _apart(self, turn: _Turn) -> Rendered:
@@ -240,7 +252,8 @@ class Renderer:
         Inference sends the prompt alone and the model goes on from there: so are the two tokenized.
         """
         prompt = self.tokenizer.encode(turn.text[: turn.start]).ids
-        answer = self.tokenizer.encode(turn.text[turn.start : turn.end]).ids
+        encoding = self.tokenizer.encode(turn.text[turn.start : turn.end])
+        answer = encoding.ids
         whole = self.tokenizer.encode(turn.text[: turn.end]).ids
         texts = [self.tokenizer.decode(ids, keep_special=True) for ids in (prompt + answer, whole)]
         if texts[0] != texts[1]:
@@ -249,7 +262,9 @@ class Renderer:
                 "tokenized apart they are another text"
             )
         self._check_stop(answer[-1])
-        return Rendered(prompt + answer, [0.0] * len(prompt) + [turn.weight] * len(answer))
+        weights = [0.0] * len(answer)
+        _weigh(weights, [turn.start + left for left, _ in encoding.spans], turn.parts)
+        return Rendered(prompt + answer, [0.0] * len(prompt) + weights)
 
     def _check_stop(self, id: int) -> None:
         if id not in self.stop_ids:
@@ -276,53 +291,11 @@ class Renderer:
         return encoding.ids[since:first] == alone
 
 
-class Parser:
-    """Reads an answer token by token."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._stream = renderer.tokenizer.stream()
-        self._text = ""
-        self.done = False
-
-    def push(self, token: int) -> str:
-        """The text that this token adds; empty after a stop token."""
-        if self.done or token in self._renderer.stop_ids:
-            self.done = True
-            return ""
-        piece = self._stream.push(token)
-        self._text += piece
-        return piece
-
-    def message(self) -> Message:
-        """The message so far."""
-        return Message("assistant", self._text)
-
-
-def check(messages: Sequence[Message]) -> None:
-    """What every conversation that is learned from must satisfy.
-
-    Raises:
-        RenderError: with the number of the message (counted from 1).
-    """
-    if not messages:
-        raise RenderError("there are no messages")
-    check_roles(messages)
-    for number, message in enumerate(messages, 1):
-        if message.role == "assistant" and not (message.content or message.tool_calls):
-            raise RenderError(f"message {number} (assistant) is empty: there is nothing to learn")
-    last = messages[-1].role
-    if last != "assistant":
-        raise RenderError(f"the last message is from {last!r}; SFT needs an assistant answer there")
-
-
-def check_roles(messages: Sequence[Message]) -> None:
-    """Raise RenderError for a role that no template knows; it would be written as it is."""
-    for number, message in enumerate(messages, 1):
-        if message.role not in ROLES:
-            raise RenderError(
-                f"message {number}: role {message.role!r} is not one of {', '.join(ROLES)}"
-            )
+def _weigh(weights: list[float], lefts: list[int], parts: Sequence[Part]) -> None:
+    """Give the tokens that begin in a part its weight."""
+    for left, right, weight in parts:
+        first, last = bisect_left(lefts, left), bisect_left(lefts, right)
+        weights[first:last] = [weight] * (last - first)
 
 
 def _chains(turns: list[_Turn]) -> list[list[_Turn]]:

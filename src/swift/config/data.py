@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from swift.config.section import Names, Section, Strings
+from swift.config.learn import unknown
+from swift.config.section import Names, Numbers, Section, Strings
 
 
 class DataSection(Section):
@@ -28,8 +30,10 @@ class DataSection(Section):
     packing: bool = False
     """Lay several samples end to end up to max_length; borders are kept."""
 
-    learn: Literal["default", "last_round", "all"] = "default"
-    """Which tokens are learned: every assistant turn, the last one, or every token."""
+    learn: str = "default"
+    """Which tokens are learned: default (every assistant turn), last_round (the last one), all
+    (every token); and parts of turns that count otherwise, as in last_round+ignore_empty_think:
+    ignore_empty_think, hermes, react, alpha_umi, qwen, or a strategy of your own."""
 
     system: str | None = None
     """System prompt for conversations that have none."""
@@ -62,19 +66,48 @@ class DataSection(Section):
     strict: bool = False
     """Stop at the first row that cannot be used, instead of counting it."""
 
+    @field_validator("learn")
+    @classmethod
+    def _learnable(cls, value: str) -> str:
+        if why := unknown(value):
+            raise PydanticCustomError("where", "{why}", {"path": "data.learn", "why": why})
+        return value
+
 
 class ConversationsSection(DataSection):
     """Which conversations, and what becomes of them on the way to tokens."""
 
     train: Strings = Field(min_length=1)
-    """Files (jsonl, json, csv, parquet, txt) or hub names to learn from; name#500 takes 500 rows
-    at random."""
+    """Files, folders, patterns (data/*.jsonl) or hub names to learn from; name#500 takes 500 rows
+    at random, name:subset/split a part."""
+
+    weights: Numbers = []
+    """How often each of the data sets of train is drawn from, in proportion: one number each.
+    Default: they follow each other, every sample once."""
+
+    stopping: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
+    """With weights: an epoch ends when the first data set has given all its samples, or when all
+    have; those that are short come back until then."""
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> ConversationsSection:
+        why = ""
+        if self.weights and len(self.weights) != len(self.train):
+            why = (
+                f"{len(self.weights)} given for {len(self.train)} data sets; "
+                "write one number for each --dataset"
+            )
+        elif any(weight <= 0 for weight in self.weights):
+            why = "every number should be above 0; leave out a data set that is not drawn from"
+        if why:
+            raise PydanticCustomError("where", "{why}", {"path": "data.weights", "why": why})
+        return self
 
 
 class TextsSection(ConversationsSection):
     """Which texts, and what becomes of them on the way to tokens."""
 
-    learn: Literal["default", "last_round", "all"] = "all"
+    learn: str = "all"
     """Which tokens are learned; of plain text every one."""
 
     overflow: Literal["drop", "cut-left", "cut-right", "split", "error"] = "split"

@@ -102,12 +102,12 @@ _TOPICS = {
         decision_subsample_options deepspeed_autotp_size device_map
         disable_auto_column_mapping disable_ignore_empty_think disable_tqdm do_eval
         do_predict do_train download_mode ds3_gather_for_generation enable_channel_loss
-        enable_dft_loss enable_jit_checkpoint enable_npu_model_patch enable_thinking
+        enable_dft_loss enable_jit_checkpoint enable_npu_model_patch
         eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start
         eval_use_gather_object experts_impl fp16_full_eval freeze_parameters_ratio
         fsdp_config generation_config generation_max_length generation_num_beams
         greater_is_better group_by_length ignore_args_error ignore_data_skip
-        include_for_metrics include_num_input_tokens_seen init_strategy interleave_prob
+        include_for_metrics include_num_input_tokens_seen init_strategy
         is_binary_loss_scale length_column_name liger_kernel_config load_best_model_at_end
         local_rank local_repo_path log_level log_level_replica log_on_each_node logging_dir
         logging_nan_inf_filter logging_strategy logprobs loss_type lr_scheduler_kwargs
@@ -116,7 +116,7 @@ _TOPICS = {
         padding_side parallelism_config prediction_loss_only preserve_thinking project
         response_prefix restore_callback_states_from_checkpoint resume_only_model
         rope_scaling save_on_each_node shuffle_buffer_size skip_memory_metrics
-        sortish_sampler stopping_strategy structured_outputs_regex tf32 top_logprobs
+        sortish_sampler structured_outputs_regex tf32 top_logprobs
         torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
         train_sampling_strategy trainable_parameters_regex use_cache use_cpu use_flash_ckpt
         val_dataset_sample zero_hpz_partition_size
@@ -133,7 +133,6 @@ LATER_VALUES: dict[str, frozenset[str]] = {
             adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
         """,
         "infer.backend": "vllm sglang lmdeploy",
-        "data.learn": "alpha_umi agentflan hermes ignore_empty_think qwen react",
         "optimizer.kind": """
             adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
         """,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from swift.config.section import Section, Strings, Word
+from swift.config.section import Options, Section, Strings, Word
 
 
 class LoadSection(Section):
@@ -25,7 +25,14 @@ class LoadSection(Section):
     borders between packed samples; checked on the loaded model."""
 
     chat_template: str | None = None
-    """A Jinja file to use instead of the checkpoint's own chat template."""
+    """A Jinja file to use instead of the checkpoint's own chat template, or one that comes along:
+    chatml, zephyr, vicuna, alpaca, plain (contents only, for models without a template)."""
+
+    thinking: bool | None = None
+    """Whether the model thinks before it answers, where its template has such a switch."""
+
+    template_kwargs: Options = {}
+    """What else the chat template reads, as JSON; a row's chat_template_kwargs come first."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Only for sources you trust."""

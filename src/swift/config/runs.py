@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift.config.data import ConversationsSection, DataSection, TextsSection
 from swift.config.infer import InferSection
+from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
 from swift.config.section import Section, Strings, Variants, Word
 from swift.config.train import TrainSection
 from swift.config.tuner import LoraSection, TunerSection
+from swift.config.verify import TriedSection
 
 Tuner = Annotated[TunerSection, Variants(TunerSection, "lora")]
 Optimizer = Annotated[OptimizerSection, Variants(OptimizerSection, "adamw")]
@@ -73,6 +75,49 @@ class PtConfig(TrainingConfig):
     data: TextsSection
 
 
+class InspectingConfig(TrainingConfig):
+    """What a training command takes, and how much of its data is shown."""
+
+    inspect: InspectSection = InspectSection()
+
+    output: Word | None = None
+    """Folder of the page, inspect.html. Default: output/inspect."""
+
+    dry_run: bool = False
+    """Print only; write no page."""
+
+
+class InspectConfig(InspectingConfig):
+    """swift inspect: what swift sft would learn, token by token."""
+
+    command: Literal["sft"] = "sft"
+
+
+class InspectTextsConfig(InspectingConfig):
+    """swift inspect pt: what swift pt would learn, token by token."""
+
+    command: Literal["pt"] = "pt"
+    data: TextsSection
+
+
+class TraceConfig(Section):
+    """swift trace: the rows that a step of a run learned from."""
+
+    command: Literal["trace"] = "trace"
+
+    run: Word
+    """Folder of a run of swift sft or swift pt."""
+
+    step: int = Field(ge=1)
+    """The step, counted from 1 as in metrics.jsonl."""
+
+    text: bool = False
+    """Show how each row's text begins."""
+
+    processes: int | None = Field(None, ge=1)
+    """Processes of the run. Default: what its last checkpoint says, else 1."""
+
+
 class InferConfig(Section):
     """swift infer: chat in the terminal, or answer a whole data set."""
 
@@ -96,6 +141,27 @@ class InferConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> InferConfig:
+        if not self.model.path and not self.model.adapters:
+            why = "is needed, or --adapters output/run/checkpoint-N"
+            raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
+        return self
+
+
+class VerifyConfig(Section):
+    """swift verify: is a template learned as it will be used? No weights are loaded."""
+
+    command: Literal["verify"] = "verify"
+    model: UsedModelSection = UsedModelSection()
+    data: TriedSection = TriedSection()
+
+    external_plugins: Strings = []
+    """Python files that register parts of your own."""
+
+    dry_run: bool = False
+    """Say what would be tried, without trying it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> VerifyConfig:
         if not self.model.path and not self.model.adapters:
             why = "is needed, or --adapters output/run/checkpoint-N"
             raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})

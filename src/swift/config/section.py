@@ -100,6 +100,9 @@ Word = Annotated[str, Field(min_length=1)]
 Strings = Annotated[list[Word], BeforeValidator(_as_list)]
 """A list of strings; a single string is a list of one."""
 
+Numbers = Annotated[list[float], BeforeValidator(_as_list)]
+"""A list of numbers; a single number is a list of one."""
+
 Names = Annotated[dict[str, str], BeforeValidator(_as_mapping)]
 """A mapping of strings; on the command line written as JSON."""
 

@@ -32,7 +32,7 @@ from swift.data.source import Block
 from swift.errors import DataError, RenderError, ResourceError
 
 _REASON = 1000  # characters of the reason why a row cannot be used
-_VERSION = 3  # part of every key; raised when the meaning of the files changes
+_VERSION = 4  # part of every key; raised when the meaning of the files changes
 
 
 @dataclass(frozen=True)
@@ -249,6 +249,20 @@ def encode_row(
     Raises:
         DataError: the row cannot be used; the message says why.
     """
+    meaning = read_row(raw, settings, known)
+    if settings.kind == "text":
+        return [renderer.text(_as_text(meaning))]
+    if isinstance(meaning, Text):
+        raise RenderError("a plain text has no turns to learn; use swift pt for it")
+    return renderer.render(meaning, settings.learn)
+
+
+def read_row(raw: bytes, settings: EncodeSettings, known: list[Format]) -> Conversation | Text:
+    """What a row says, by the settings of the run.
+
+    Raises:
+        DataError: the row cannot be understood.
+    """
     row = _parse(raw)
     if isinstance(row, dict):
         renamed = dict(settings.columns)
@@ -257,14 +271,12 @@ def encode_row(
         }
         row = _fill_names(row, settings.names)
     meaning = understand(row, known)
-    if settings.kind == "text":
-        return [renderer.text(_as_text(meaning))]
-    if isinstance(meaning, Text):
-        raise RenderError("a plain text has no turns to learn; use swift pt for it")
+    if settings.kind == "text" or isinstance(meaning, Text):
+        return meaning
     if settings.system and meaning.messages and meaning.messages[0].role != "system":
         system = Message("system", settings.system)
         meaning = replace(meaning, messages=(system, *meaning.messages))
-    return renderer.render(meaning, settings.learn)
+    return meaning
 
 
 def _parse(raw: bytes) -> Any:

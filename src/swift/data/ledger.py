@@ -42,6 +42,18 @@ class Account:
         self.places += other.places[: _LISTED - len(self.places)]
 
     @property
+    def numbers(self) -> dict[str, int]:
+        """What a table of accounts shows."""
+        return {
+            "rows": self.rows,
+            "kept": self.kept,
+            "cut": self.cut,
+            "dropped": sum(self.dropped.values()),
+            "failed": sum(self.failed.values()),
+            "samples": self.samples,
+        }
+
+    @property
     def balanced(self) -> bool:
         """Whether every row is accounted for."""
         gone = sum(self.dropped.values()) + sum(self.failed.values())
@@ -72,6 +84,11 @@ class Ledger:
     def failed(self) -> int:
         """Rows that cannot be used, over all sources."""
         return sum(sum(account.failed.values()) for account in self.accounts.values())
+
+    @property
+    def unused(self) -> int:
+        """Rows that nothing is learned from, dropped or failed, over all sources."""
+        return sum(a.numbers["dropped"] + a.numbers["failed"] for a in self.accounts.values())
 
     def losses(self) -> list[str]:
         """What a person must know: rows that are not learned from, why, and the first of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from swift.chat.render import RendererSpec
-from swift.config.data import DataSection
+from swift.config.data import ConversationsSection
 from swift.data.encode import EncodeSettings, encode
+from swift.data.interleave import interleave
 from swift.data.ledger import Ledger
 from swift.data.sample import Samples, collect
-from swift.data.source import Source, blocks, open_sources
+from swift.data.source import Source, open_sources, read
 from swift.errors import DataError
 
 
@@ -31,7 +33,7 @@ class Prepared:
 class Workshop:
     """What turns files into samples, the same for training and evaluation."""
 
-    section: DataSection
+    section: ConversationsSection
     spec: RendererSpec
     kind: Literal["chat", "text"]
     max_length: int
@@ -48,7 +50,7 @@ class Workshop:
         for source in sources:
             ledger.account(source.name)  # also of one without rows
         encoded = encode(
-            (block for source in sources for block in blocks(source, section.seed)),
+            read(sources, section.seed),
             self.spec,
             self._settings(),
             self.cache,
@@ -90,16 +92,42 @@ def prepare(workshop: Workshop, train: list[str]) -> Prepared:
         if not len(val):
             raise DataError(f"--val_dataset: {_nothing(apart)}")
         ledger.add(apart)
-        return Prepared(samples, val, ledger)
+    else:
+        samples, val = _apart(samples, section)
+    if section.weights:
+        samples = _interleaved(samples, section, train)
+    return Prepared(samples, val, ledger)
+
+
+def _apart(samples: Samples, section: ConversationsSection) -> tuple[Samples, Samples]:
+    """Samples to train on, and the share of them to evaluate on."""
     if not section.split:
-        return Prepared(samples, Samples(), ledger)
+        return samples, Samples()
     order = np.random.default_rng(section.seed).permutation(len(samples))
     count = max(1, round(len(samples) * section.split))
     if count == len(samples):
         raise DataError(f"--split_dataset_ratio {section.split} leaves nothing to train on")
-    return Prepared(
-        samples.select(np.sort(order[count:])), samples.select(np.sort(order[:count])), ledger
-    )
+    return samples.select(np.sort(order[count:])), samples.select(np.sort(order[:count]))
+
+
+def _interleaved(samples: Samples, section: ConversationsSection, names: list[str]) -> Samples:
+    """Samples in the order in which their data sets are drawn."""
+    dataset_B = np.array([block.source.dataset for block in samples.blocks])
+    dataset_S = dataset_B[samples.block_S]
+    own = [np.flatnonzero(dataset_S == dataset) for dataset in range(len(names))]
+    for name, indices in zip(names, own, strict=True):
+        if not len(indices):
+            raise DataError(f"--interleave_prob: {name} has no sample to draw")
+    if section.shuffle:  # so that it is not always the beginning that is taken of a long one
+        random = np.random.default_rng(section.seed)
+        own = [random.permutation(indices) for indices in own]
+    sizes = [len(indices) for indices in own]
+    drawn, number = interleave(sizes, section.weights, section.stopping, section.seed)
+    chosen = np.zeros(len(drawn), np.int64)
+    for dataset, indices in enumerate(own):
+        mine = drawn == dataset
+        chosen[mine] = indices[number[mine]]
+    return samples.select(chosen)
 
 
 def _nothing(ledger: Ledger) -> str:
@@ -112,18 +140,19 @@ def _nothing(ledger: Ledger) -> str:
 
 
 def _repeat(samples: Samples, sources: list[Source], seed: int) -> Samples:
-    """``name#N`` with N above the file's rows: its samples come back until there are enough."""
-    rows: dict[Source, int] = {}
+    """``name#N`` with N above the rows that are there: samples come back until there are enough."""
+    rows: Counter[int] = Counter()
     for block in samples.blocks:
-        rows[block.source] = rows.get(block.source, 0) + len(block.lines)
+        rows[block.source.dataset] += len(block.lines)
+    taken = {source.dataset: source.take for source in sources}
     extra: list[np.ndarray[Any, Any]] = []
-    for source in sources:
-        have = rows.get(source, 0)
-        if source.take is None or not have or source.take <= have:
+    for dataset, take in taken.items():
+        have = rows[dataset]
+        if take is None or not have or take <= have:
             continue
-        mine = [i for i, block in enumerate(samples.blocks) if block.source == source]
+        mine = [i for i, block in enumerate(samples.blocks) if block.source.dataset == dataset]
         own = np.flatnonzero(np.isin(samples.block_S, mine))
-        times, rest = divmod(source.take - have, have)
+        times, rest = divmod(take - have, have)
         extra += [own] * times
         part = round(len(own) * rest / have)
         extra.append(np.sort(np.random.default_rng(seed).choice(own, part, replace=False)))

@@ -106,6 +106,17 @@ class Samples(Sequence[Sample]):
         """Tokens of every sample."""
         return self.stop_S - self.start_S
 
+    @property
+    def whole_S(self) -> Array:
+        """Tokens that every sample had before it was cut or split."""
+        whole_S = np.zeros(len(self), np.int64)
+        order = np.argsort(self.block_S, kind="stable")
+        borders = np.searchsorted(self.block_S[order], np.arange(len(self.blocks) + 1))
+        for block in range(len(self.blocks)):
+            mine = order[borders[block] : borders[block + 1]]
+            whole_S[mine] = self._tokens(block).length_S[self.index_S[mine]]
+        return whole_S
+
     def select(self, chosen: Array) -> Samples:
         """The samples of these indices, in this order."""
         return Samples(

@@ -6,18 +6,19 @@ without being understood here. Files are read as a stream: memory does not grow 
 
 from __future__ import annotations
 
-import csv
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from swift.errors import ConfigError, DataError
+from swift.data.names import Name, files_of, matching, parse
+from swift.data.readers import by_line, dump, records
+from swift.errors import ConfigError
+from swift.hub.catalog import Entry, entry_of
 from swift.hub.locate import find_adapter, find_dataset, find_model
 
 BLOCK = 2048
@@ -25,26 +26,20 @@ BLOCK = 2048
 
 _BLOCK_BYTES = 16 << 20  # a block of long rows ends when it has this many bytes
 
-_FIELD = 1 << 30  # most bytes in a field of a table; the library's own bound is 128 KiB
-# A folder with a part for training, by the names that hubs use, means that part.
-_TRAIN = re.compile(r"(?<![a-z])train(ing)?(?![a-z])")
-_HELD_OUT = re.compile(r"(?<![a-z])(test|testing|val|valid|validation|dev|eval)(?![a-z])")
-_DOCUMENT = 1 << 20  # a longer text file is cut into documents of about this many characters
-
 
 @dataclass(frozen=True)
 class Source:
-    """One data file, and how many of its rows are taken (None: all)."""
+    """One data file, and what it is a part of."""
 
     path: Path
     name: str
-    take: int | None = None
+    take: int | None = None  # rows of the whole data set that are taken; None: all
+    dataset: int = 0  # the place of the data set among those that are named
+    columns: tuple[tuple[str, str], ...] = ()  # to rename, as the catalog says
 
     def place(self, line: int) -> str:
         """How a person finds a row: ``chats.jsonl:17``, ``table.parquet row 17``."""
-        if self.path.suffix in (".parquet", ".json"):
-            return f"{self.name} row {line}"
-        return f"{self.name}:{line}"
+        return f"{self.name}:{line}" if by_line(self.path) else f"{self.name} row {line}"
 
 
 @dataclass(frozen=True)
@@ -56,20 +51,6 @@ class Block:
     rows: list[bytes]
 
 
-def split_name(name: str) -> tuple[str, int | None]:
-    """``chats.jsonl#500`` -> (``chats.jsonl``, 500).
-
-    Raises:
-        ConfigError: what follows the # is not a number above 0.
-    """
-    path, mark, count = name.rpartition("#")
-    if not mark or Path(name).exists():
-        return name, None
-    if not count.isdecimal() or int(count) == 0:
-        raise ConfigError(f"--dataset: {name}: write the number of rows after the #, as in x#500")
-    return path, int(count)
-
-
 def check_inputs(
     models: Iterable[str], adapters: Iterable[str], data: Mapping[str, Iterable[str]]
 ) -> None:
@@ -78,7 +59,7 @@ def check_inputs(
     Args:
         models: names of models.
         adapters: folders of adapters.
-        data: flag -> names of data sets, each perhaps with ``#rows``.
+        data: flag -> names of data sets, each perhaps with ``:subset/split`` and ``#rows``.
 
     Raises:
         ConfigError: everything that is not there, at once.
@@ -97,9 +78,19 @@ def check_inputs(
         look(find_adapter, name, "--adapters")
     for flag, names in data.items():
         for name in names:
-            look(lambda name: find_dataset(split_name(name)[0]), name, flag)
+            look(_find, name, flag)
     if problems:
         raise ConfigError(*problems)
+
+
+def _find(name: str) -> None:
+    bare = parse(name)
+    if bare.is_pattern:
+        matching(bare.path)
+        return
+    path = find_dataset(bare.path)
+    if path is not None and (bare.parts or path.is_file()):
+        files_of(bare, path)
 
 
 def open_sources(
@@ -108,7 +99,7 @@ def open_sources(
     """The files behind the names of a configuration.
 
     Args:
-        names: paths or hub names, each perhaps with ``#rows``.
+        names: paths, patterns or hub names, each perhaps with ``:subset/split`` and ``#rows``.
         locate: finds the local file or folder of a name.
         flag: named in errors.
 
@@ -117,16 +108,13 @@ def open_sources(
     """
     problems: list[str] = []
     sources: list[Source] = []
-    for name in names:
+    for number, text in enumerate(names):
         try:
-            bare, take = split_name(name)
-            path = locate(bare)
-            files = _files(path)
-            if not files:
-                raise ConfigError(f"{flag}: {bare} holds no {', '.join(sorted(_READERS))} file")
-            if take is not None and len(files) > 1:
-                raise ConfigError(f"{flag}: {name}: # works on one file, and {bare} has several")
-            sources += [Source(file, _shown(bare, path, file), take) for file in files]
+            name = parse(text)
+            entry = None if Path(name.path).expanduser().exists() else entry_of(name.path)
+            columns = tuple(entry.columns.items()) if entry else ()
+            files = _files(name, locate, entry)
+            sources += [Source(file, shown, name.take, number, columns) for shown, file in files]
         except ConfigError as error:
             problems += [line.replace("--dataset:", f"{flag}:", 1) for line in error.problems]
     if problems:
@@ -134,25 +122,46 @@ def open_sources(
     return sources
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        if path.suffix not in _READERS:
-            raise ConfigError(f"--dataset: {path}: known files are {', '.join(sorted(_READERS))}")
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix in _READERS)
-    names = {file: file.relative_to(path).as_posix().lower() for file in files}
-    files = [file for file in files if not re.search(r"(^|/)\.", names[file])]
-    if any(_TRAIN.search(names[file]) for file in files):
-        files = [file for file in files if not _HELD_OUT.search(names[file])]
-    return files
+def _files(
+    name: Name, locate: Callable[[str], Path], entry: Entry | None
+) -> list[tuple[str, Path]]:
+    """The files of a name, and how each is shown."""
+    if name.is_pattern:
+        return [(str(file), file) for file in matching(name.path)]
+    path = locate(name.path)
+    subset = entry.subsets[0] if entry and entry.subsets else None
+    return [
+        (name.path if path == file else f"{name.path}/{file.relative_to(path)}", file)
+        for file in files_of(name, path, subset)
+    ]
 
 
-def _shown(bare: str, path: Path, file: Path) -> str:
-    return bare if path == file else f"{bare}/{file.relative_to(path)}"
+def read(sources: Sequence[Source], seed: int) -> Iterator[Block]:
+    """The rows of all sources, in order, in blocks.
+
+    Args:
+        sources: files; of a data set with ``take`` below its number of rows, that many are picked
+            at random from all its files together.
+        seed: of that choice.
+
+    Raises:
+        DataError: a file cannot be read at all.
+    """
+    for _, group in groupby(sources, lambda source: (source.dataset, source.take)):
+        files = list(group)
+        if files[0].take is None or len(files) == 1:
+            for source in files:
+                yield from blocks(source, seed)
+            continue
+        counts = [_count(source) for source in files]
+        picked = _pick(sum(counts), files[0].take, seed)
+        ends = np.cumsum(counts)
+        for source, end, count in zip(files, ends, counts, strict=True):
+            yield from _blocks(source, None if picked is None else picked[end - count : end])
 
 
 def blocks(source: Source, seed: int) -> Iterator[Block]:
-    """The rows of a source, in order, ``BLOCK`` at a time.
+    """The rows of one source, in order, ``BLOCK`` at a time.
 
     Args:
         source: a file; with ``take`` below its number of rows, that many are picked at random.
@@ -161,9 +170,15 @@ def blocks(source: Source, seed: int) -> Iterator[Block]:
     Raises:
         DataError: the file cannot be read at all.
     """
-    picked = None
-    if source.take is not None:
-        picked = _pick(sum(1 for _ in rows(source)), source.take, seed)
+    picked = None if source.take is None else _pick(_count(source), source.take, seed)
+    return _blocks(source, picked)
+
+
+def _count(source: Source) -> int:
+    return sum(1 for _ in rows(source))
+
+
+def _blocks(source: Source, picked: np.ndarray[Any, Any] | None) -> Iterator[Block]:
     lines: list[int] = []
     raw: list[bytes] = []
     size = 0
@@ -194,95 +209,20 @@ def rows(source: Source) -> Iterator[tuple[int, bytes]]:
     Raises:
         DataError: the file as a whole cannot be read.
     """
+    found = records(source.path, source.name)
+    if not source.columns:
+        return found
+    return ((line, _renamed(row, source.columns)) for line, row in found)
+
+
+def _renamed(raw: bytes, columns: tuple[tuple[str, str], ...]) -> bytes:
+    """A row under other names; one that cannot be read stays, for its reader to say why."""
     try:
-        yield from _READERS[source.path.suffix](source)
-    except OSError as error:
-        raise DataError(f"{source.name}: {error.strerror or error}") from None
-
-
-def _jsonl(source: Source) -> Iterator[tuple[int, bytes]]:
-    with source.path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield number, line
-
-
-def _json(source: Source) -> Iterator[tuple[int, bytes]]:
-    text = source.path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        if b"\n{" in text:  # rows by line under another name
-            yield from enumerate((row for _, row in _jsonl(source)), 1)
-            return
-        raise DataError(f"{source.name}: not JSON: {error}") from None
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(lists) == 1 else [content]
-    if not isinstance(content, list):
-        raise DataError(f"{source.name}: should hold a list of rows")
-    for number, row in enumerate(content, 1):
-        yield number, _dump(row)
-
-
-def _csv(source: Source) -> Iterator[tuple[int, bytes]]:
-    csv.field_size_limit(_FIELD)
-    with source.path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if source.path.suffix == ".tsv" else ",")
-        try:
-            columns = next((row for row in reader if row), [])
-            end = reader.line_num
-            for row in reader:
-                first, end = end + 1, reader.line_num  # a quoted field may hold line ends
-                if row:
-                    yield first, _dump(dict(zip_longest(columns, row[: len(columns)])))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{source.name}:{reader.line_num + 1}: not CSV: {error}") from None
-
-
-def _parquet(source: Source) -> Iterator[tuple[int, bytes]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(source.path).iter_batches(BLOCK):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, _dump(row)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{source.name}: not Parquet: {error}") from None
-
-
-def _txt(source: Source) -> Iterator[tuple[int, bytes]]:
-    """A text file is one document; a very long one several, cut at empty lines."""
-    with source.path.open(encoding="utf-8-sig", errors="strict") as file:
-        first, size, part = 1, 0, []
-        try:
-            for number, line in enumerate(file, 1):
-                part.append(line)
-                size += len(line)
-                if size > _DOCUMENT and not line.strip():
-                    yield first, _dump({"text": "".join(part)})
-                    first, size, part = number + 1, 0, []
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source.name}: not UTF-8 text: {error.reason}") from None
-        if part:
-            yield first, _dump({"text": "".join(part)})
-
-
-def _dump(row: Any) -> bytes:
-    return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-
-
-_READERS: dict[str, Callable[[Source], Iterator[tuple[int, bytes]]]] = {
-    ".jsonl": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".parquet": _parquet,
-    ".txt": _txt,
-    ".md": _txt,
-}
+        row = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    if not isinstance(row, dict):
+        return raw
+    old = {name for name, _ in columns}
+    new = {to: row[name] for name, to in columns if name in row}
+    return dump({name: value for name, value in row.items() if name not in old} | new)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from swift.errors import ConfigError
 from swift.hub import gguf, remote
+from swift.hub.catalog import catalog, close_to
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+_PREFIXES = {"hf": "huggingface", "ms": "modelscope"}
 
 
 def cache_dir() -> Path:
@@ -90,10 +92,33 @@ def locate_dataset(
 ) -> Path:
     """The local file or folder of a data set.
 
+    Args:
+        name: a path, a name in the catalog, or a hub name, perhaps behind ``hf::`` or ``ms::``.
+        hub: ``auto``, ``huggingface`` or ``modelscope``.
+        say: told what takes long.
+
     Raises:
         ConfigError: nothing is there, or it cannot be fetched.
     """
-    return find_dataset(name) or remote.fetch(name, "dataset", None, hub, remote.DATA_FILES, say)
+    path = find_dataset(name)
+    if path is not None:
+        return path
+    hub, name = _on_hub(name, hub)
+    try:
+        return remote.fetch(name, "dataset", None, hub, remote.DATA_FILES, say)
+    except ConfigError as error:
+        close = close_to(name) if "/" not in name else []
+        hint = f"; the catalog has {', '.join(close)} (swift datasets)" if close else ""
+        raise ConfigError(*(f"{problem}{hint}" for problem in error.problems)) from error
+
+
+def _on_hub(name: str, hub: str) -> tuple[str, str]:
+    """The hub and the id there that a name stands for."""
+    prefix, mark, rest = name.partition("::")
+    if mark:
+        return _PREFIXES[prefix.lower()], rest
+    entry = catalog().get(name)
+    return entry.on(hub) if entry else (hub, name)
 
 
 def find_dataset(name: str) -> Path | None:
@@ -105,7 +130,10 @@ def find_dataset(name: str) -> Path | None:
     path = Path(name).expanduser()
     if path.exists():
         return path
-    if _looks_local(name) or path.suffix:
+    prefix, mark, _ = name.partition("::")
+    if mark and prefix.lower() in _PREFIXES:
+        return None
+    if _looks_local(name) or path.suffix[1:2].isalpha():  # .jsonl; but OpenHermes-2.5 is a name
         raise ConfigError(f"--dataset: {name} does not exist{_neighbour(path)}")
     return None
 

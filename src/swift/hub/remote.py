@@ -11,7 +11,9 @@ from swift.errors import ConfigError, MissingExtra
 MODEL_FILES = (
     "*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.bin.index.json"
 )  # fmt: skip
-DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.txt")
+_LINES = ("jsonl", "ndjson", "json", "csv", "tsv", "txt")
+_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
+DATA_FILES = ("*.parquet", "*.arrow", *(f"*.{kind}{end}" for kind in _LINES for end in _PACKED))
 
 
 def fetch(

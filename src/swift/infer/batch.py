@@ -11,7 +11,7 @@ from typing import Any
 
 from swift.chat.message import Conversation, Message
 from swift.data.formats.form import formats, understand
-from swift.data.source import Source, blocks
+from swift.data.source import Source, read
 from swift.errors import DataError
 from swift.infer.talk import Talker
 
@@ -32,15 +32,14 @@ def questions(
     """The rows of a data set as questions; a row that cannot be used as (number, place, why)."""
     known = formats()
     number = -1
-    for source in sources:
-        for block in blocks(source, seed):
-            for line, raw in zip(block.lines, block.rows, strict=True):
-                number += 1
-                place = source.place(line)
-                try:
-                    yield _question(number, place, raw, known, columns, system)
-                except (DataError, ValueError) as error:
-                    yield number, place, str(error)
+    for block in read(sources, seed):
+        for line, raw in zip(block.lines, block.rows, strict=True):
+            number += 1
+            place = block.source.place(line)
+            try:
+                yield _question(number, place, raw, known, columns, system)
+            except (DataError, ValueError) as error:
+                yield number, place, str(error)
 
 
 def _question(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from swift.chat.load import load_renderer, load_tokenizer
+from swift.chat.load import load_tokenizer, renderer_for
 from swift.config.infer import InferSection
 from swift.config.model import UsedModelSection
 from swift.errors import ConfigError
@@ -69,6 +69,9 @@ def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
             f"--model is needed: {section.adapters[0]} does not say what it belongs to"
         )
     found = {"path": path, "revision": known.get("revision"), "hub": known.get("hub", "auto")}
+    if section.thinking is None and not section.template_kwargs:
+        found["thinking"] = known.get("thinking")
+        found["template_kwargs"] = known.get("template_kwargs") or {}
     if section.dtype == "auto":
         found["dtype"] = known.get("dtype", "auto")
     return section.model_copy(update=found), before
@@ -100,9 +103,7 @@ def load_talker(
     words = base  # where tokenizer and template are: an adapter brings those that it learned with
     if section.adapters and (Path(section.adapters[0]) / "tokenizer.json").is_file():
         words = Path(section.adapters[0])
-    renderer = load_renderer(
-        words, chat_template=section.chat_template, trust_remote_code=section.trust_remote_code
-    )
+    renderer = renderer_for(words, section)
     model: Any = load_model(base, dtype, device=device, trust_remote_code=section.trust_remote_code)
     for adapter in section.adapters:
         peft = load_adapter(model, adapter)

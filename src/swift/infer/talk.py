@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from swift.chat.message import Message
-from swift.chat.render import Parser, Renderer
+from swift.chat.message import Delta, Message
+from swift.chat.render import Renderer
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
@@ -37,7 +38,8 @@ class Talker:
         """One answer, shown piece by piece."""
         parser = self.renderer.parser()
         request = Request(self.renderer.prompt(messages), self._sampling())
-        self.engine.generate([request], on_token=lambda token: _push(parser, token, show))
+        self.engine.generate([request], on_token=lambda token: _show(parser.push(token), show))
+        _show(parser.close(), show)
         return self._without_stop(parser.message())
 
     def _sampling(self) -> Sampling:
@@ -53,9 +55,9 @@ class Talker:
         return replace(message, content=text[: min(ends)]) if ends else message
 
 
-def _push(parser: Parser, token: int, show: Callable[[str], None]) -> None:
-    piece = parser.push(token)
-    if piece:
+def _show(delta: Delta, show: Callable[[str], None]) -> None:
+    calls = [f"\n{call.name}({json.dumps(call.arguments)})" for call in delta.tool_calls]
+    if piece := delta.thinking + delta.content + "".join(calls):
         show(piece)
 
 

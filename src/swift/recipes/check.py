@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swift.chat.render import Renderer
-from swift.data.ledger import Ledger
+from swift.data.ledger import Account, Ledger
 from swift.data.prepare import Prepared
 from swift.models.load import dtype_name
 from swift.train.folder import output_of
@@ -23,7 +23,7 @@ def show(session: Session, plan: Plan, data: Prepared, renderer: Renderer) -> No
     if not session.mesh.world.is_main:
         return
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 100)
-    console.print(_ledger(data.ledger))
+    console.print(ledger_table(data.ledger))
     for place in data.ledger.failures[:10]:
         console.print(f"  {place}", style="yellow", markup=False)
     console.print(_run(session, plan, data))
@@ -33,35 +33,30 @@ def show(session: Session, plan: Plan, data: Prepared, renderer: Renderer) -> No
     console.print(_sample(data, renderer))
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+def table(title: str, *columns: str) -> Table:
+    """An empty table; all columns but the first hold numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-    return table
+        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    return made
 
 
-def _ledger(ledger: Ledger) -> Table:
-    table = _table("Rows", "source", "rows", "kept", "cut", "dropped", "failed", "samples")
+def ledger_table(ledger: Ledger) -> Table:
+    """Where the rows of every source went."""
+    names = list(Account().numbers)
+    made = table("Rows", "source", *names)
     for name, account in ledger.accounts.items():
-        numbers = (
-            account.rows,
-            account.kept,
-            account.cut,
-            sum(account.dropped.values()),
-            sum(account.failed.values()),
-            account.samples,
-        )
-        table.add_row(name, *(f"{number:,}" for number in numbers))
-    return table
+        made.add_row(Text(name), *(f"{number:,}" for number in account.numbers.values()))
+    return made
 
 
 def _run(session: Session, plan: Plan, data: Prepared) -> Table:
     config, order = session.config, plan.order
     tokens = int(data.train.lengths_S.sum())
     learned = int(data.train.learned_S.sum())
-    table = _table("Run", "", "")
-    table.show_header = False
-    table.columns[1].justify = "left"
+    made = table("Run", "", "")
+    made.show_header = False
+    made.columns[1].justify = "left"
     groups = f"{len(order.groups):,} packs" if config.data.packing else "no packing"
     rows = {
         "model": f"{config.model.path} ({dtype_name(session.compute)}, {session.mesh.device.type})",
@@ -75,29 +70,29 @@ def _run(session: Session, plan: Plan, data: Prepared) -> Table:
         "files": f"{output_of(config)}/ (checkpoints, metrics.jsonl, loss.png, config.yaml)",
     }
     for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+        made.add_row(name, value)
+    return made
 
 
 def _modules(plan: Plan) -> Table:
     shape = plan.shape
     share = shape.learning / shape.parameters
     title = f"Parameters: {shape.learning:,} of {shape.parameters:,} learn ({share:.2%})"
-    table = _table(title, "module", "all", "learn")
+    made = table(title, "module", "all", "learn")
     for row in sizes(shape.kinds):
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def _memory(plan: Plan) -> Table:
     budget = plan.budget
-    table = _table("Memory, estimated, on one device", "part", "GiB")
+    made = table("Memory, estimated, on one device", "part", "GiB")
     for name, size in budget.estimate.rows():
-        table.add_row(name, f"{size / GIB:.2f}")
-    table.add_row("all", f"{budget.estimate.total / GIB:.2f}", style="bold")
-    table.add_row("free now", f"{budget.free / GIB:.2f}")
-    table.add_row("gradient checkpointing", "on" if budget.again else "off")
-    return table
+        made.add_row(name, f"{size / GIB:.2f}")
+    made.add_row("all", f"{budget.estimate.total / GIB:.2f}", style="bold")
+    made.add_row("free now", f"{budget.free / GIB:.2f}")
+    made.add_row("gradient checkpointing", "on" if budget.again else "off")
+    return made
 
 
 def _sample(data: Prepared, renderer: Renderer) -> Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from swift.chat.load import load_renderer
+from swift.chat.load import renderer_for
 from swift.config.runs import TrainingConfig
 from swift.observe.log import Log, quiet_libraries
 from swift.observe.metrics import check_report
@@ -36,11 +36,7 @@ def run(
     log = Log(world.is_main)
     with open_mesh(world, config.parallel) as mesh, StopRequest() as stopping:
         session = setup.open_session(config, mesh, log)
-        renderer = load_renderer(
-            session.base,
-            chat_template=config.model.chat_template,
-            trust_remote_code=config.model.trust_remote_code,
-        )
+        renderer = renderer_for(session.base, config.model)
         data = setup.prepare_data(session, renderer, kind)
         plan = setup.make_plan(session, data)
         if config.dry_run:

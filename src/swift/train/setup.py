@@ -19,6 +19,7 @@ from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data.batch import Batch
 from swift.data.prepare import Prepared, Workshop, prepare
+from swift.data.sample import Samples
 from swift.data.source import check_inputs
 from swift.data.stream import Order, steps
 from swift.errors import ResourceError
@@ -246,7 +247,7 @@ def make_keeper(
     session: Session, folder: Path, learner: Learner, plan: Plan, data: Prepared
 ) -> Keeper:
     """What writes checkpoints, with all that decides the order of samples."""
-    config, order = session.config, plan.order
+    config = session.config
     return Keeper(
         folder=folder,
         base=session.base,
@@ -257,17 +258,24 @@ def make_keeper(
         compute=session.compute,
         config=dump_config(config),
         template=template_of(config.model.chat_template),
-        order={
-            "samples": data.train.fingerprint,
-            "samples in a step": order.groups_per_step,
-            "packing": config.data.packing and plan.max_length,
-            "shuffle": order.shuffle,
-            "data seed": order.seed,
-            "drop_last": order.drop_last,
-        },
+        order=order_record(config, plan.order, data.train, plan.max_length),
         keep=config.train.keep,
         only_model=config.train.save_only_model,
     )
+
+
+def order_record(
+    config: TrainingConfig, order: Order, samples: Samples, max_length: int
+) -> dict[str, Any]:
+    """All that decides which samples are in which step, for comparison with another run."""
+    return {
+        "samples": samples.fingerprint,
+        "samples in a step": order.groups_per_step,
+        "packing": config.data.packing and max_length,
+        "shuffle": order.shuffle,
+        "data seed": order.seed,
+        "drop_last": order.drop_last,
+    }
 
 
 def start(

@@ -1,0 +1,167 @@
+"""What a template writes for an answer: its text, its end, and how it is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+from swift.chat.dialect import PROBE_TOOLS, Dialect, find_dialect
+from swift.chat.jinja import Template
+from swift.chat.message import Message, ToolCall
+from swift.errors import RenderError
+
+Turn = Mapping[str, Any]
+
+
+class Writer:
+    """A template with the texts of the tokens at which an answer stops."""
+
+    def __init__(self, template: Template | None, stops: Sequence[str]) -> None:
+        self._template = template
+        self._stops = stops
+        self._headers_behind: dict[str, str] = {}
+        self._dialects: dict[str, Dialect] = {}
+
+    def text(
+        self,
+        turns: Sequence[Turn],
+        tools: Sequence[Mapping[str, Any]] = (),
+        generate: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Messages as text; with ``generate`` also the header of an answer to come."""
+        return self._known().render(turns, tools, generate=generate, kwargs=kwargs)
+
+    def marked(
+        self,
+        turns: Sequence[Turn],
+        tools: Sequence[Mapping[str, Any]],
+        kwargs: Mapping[str, Any] | None,
+    ) -> tuple[str, list[tuple[int, int]] | None]:
+        """The same with the places of ``{% generation %}`` blocks; None: there are none."""
+        return self._known().render_marked(turns, tools, kwargs=kwargs)
+
+    def _known(self) -> Template:
+        if self._template is None:
+            raise RenderError(
+                "this checkpoint has no chat template; give one with --chat_template file.jinja, "
+                "or use swift pt on plain text"
+            )
+        return self._template
+
+    def ended(self, whole: str, start: int, turn: Mapping[str, Any], kwargs: Any) -> str:
+        """The text of a turn with its stop token, also where the next header is that token."""
+        if any(stop in whole[start:] for stop in self._stops):
+            return whole
+        role = "tool" if turn.get("tool_calls") else "user"
+        if role not in self._headers_behind:
+            self._headers_behind[role] = self._header_behind(role, kwargs)
+        return whole + self._headers_behind[role]
+
+    def _header_behind(self, role: str, kwargs: Any) -> str:
+        """The stop token with which the template begins a turn behind an answer, or nothing."""
+        calls = (ToolCall("zqfirst", {"zqkey": "zqvalue"}),) if role == "tool" else ()
+        answer = Message("assistant", "zqsaid", tool_calls=calls).for_template(
+            in_parts=self.in_parts
+        )
+        turns = [self.probe, answer, {**self.probe, "role": role}]
+        try:
+            texts = [self.text(turns[:size], (), False, kwargs) for size in (2, 3)]
+        except RenderError:
+            return ""
+        rest = texts[1][len(texts[0]) :] if texts[1].startswith(texts[0]) else ""
+        return next((stop for stop in self._stops if rest.startswith(stop)), "")
+
+    @cached_property
+    def _header(self) -> str:
+        """A prompt; some templates end every text with the header of an answer to come."""
+        return self.text([self.probe], generate=True)
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether the template reads contents only as lists of parts, as those with images may."""
+        as_text, in_parts = self._templated("zquser", False), self._templated("zquser", True)
+        return "zquser" not in as_text and "zquser" in in_parts
+
+    def _turn(self, message: Message, as_text: bool = False) -> Turn:
+        return message.for_template(text_arguments=as_text, in_parts=self.in_parts)
+
+    def _templated(self, content: str, in_parts: bool) -> str:
+        turn = Message("user", content).for_template(in_parts=in_parts)
+        try:
+            return self.text([turn])
+        except RenderError:
+            return ""
+
+    @cached_property
+    def probe(self) -> Turn:
+        """A question."""
+        return Message("user", "zquser").for_template(in_parts=self.in_parts)
+
+    def stop_in(self, whole: str, start: int, index: int) -> tuple[int, int]:
+        """Where a turn's stop token lies: the first one, as inference stops there.
+
+        Control tokens spelled in messages are marked, so a stop token found here is the template's.
+        Another one may follow (some templates end every text with one); it is not learned.
+        """
+        found = [
+            (at, at + len(stop)) for stop in self._stops if (at := whole.find(stop, start)) >= 0
+        ]
+        if not found:
+            raise RenderError(
+                f"message {index + 1} (assistant): the template writes no stop token after the "
+                "answer, so the model would not learn to stop"
+            )
+        at, end = min(found)
+        rest = whole[end:]
+        for stop in self._stops:
+            rest = rest.replace(stop, "")
+        if rest.strip() and not self._header.endswith(rest):
+            raise RenderError(
+                f"message {index + 1} (assistant): the template writes text after the stop token"
+            )
+        return at, end
+
+    def dialect(self, kwargs: Mapping[str, Any] | None = None) -> Dialect:
+        """How thinking and tool calls are written, found once by asking the template."""
+        key = json.dumps(kwargs or {}, sort_keys=True, default=str)
+        if key not in self._dialects:
+            self._dialects[key] = Dialect()  # while it is being looked for
+            if self._template is not None:
+                self._dialects[key] = self._find_dialect(kwargs)
+        return self._dialects[key]
+
+    def _find_dialect(self, kwargs: Mapping[str, Any] | None) -> Dialect:
+        found = find_dialect(
+            partial(self._written, kwargs, False), partial(self._written, kwargs, True)
+        )
+        if found.calls is None and not self._takes_calls(kwargs, as_text=False):
+            return replace(found, text_arguments=self._takes_calls(kwargs, as_text=True))
+        return found
+
+    def _takes_calls(self, kwargs: Mapping[str, Any] | None, *, as_text: bool) -> bool:
+        turn = Message("assistant", tool_calls=(ToolCall("zqfirst", {"zqkey": "zqvalue"}),))
+        try:
+            self.text(
+                [self.probe, turn.for_template(text_arguments=as_text, in_parts=self.in_parts)],
+                (),
+                False,
+                kwargs,
+            )
+        except RenderError:
+            return False
+        return True
+
+    def _written(self, kwargs: Mapping[str, Any] | None, as_text: bool, message: Message) -> str:
+        """The text of an answer, without its stop token."""
+        tools = PROBE_TOOLS if message.tool_calls else ()
+        prompt = self.text([self.probe], tools, True, kwargs)
+        turn = self._turn(message, as_text)
+        whole = self.text([self.probe, turn], tools, False, kwargs)
+        whole = self.ended(whole, len(prompt), turn, kwargs)
+        if not whole.startswith(prompt):
+            raise RenderError("the template writes the answer differently from its prompt")
+        return whole[len(prompt) : self.stop_in(whole, len(prompt), 1)[0]]
