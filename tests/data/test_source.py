@@ -10,6 +10,7 @@ import lzma
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -663,3 +664,18 @@ def test_inputs_with_parts_are_looked_at_before_anything_else(tmp_path: Path) ->
         "(.bz2, .gz, .xz, .zst)",
     ]
     check_inputs([], [], {"--dataset": ["teknium/OpenHermes-2.5:train", f"{root}:en"]})
+
+
+def test_a_pattern_has_no_parts(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    pattern = f"{tmp_path}/*.jsonl"
+    asks: list[Callable[[str], object]] = [
+        lambda name: open_sources([name], Path),
+        lambda name: check_inputs([], [], {"--dataset": [name]}),
+    ]
+    for ask in asks:
+        with pytest.raises(ConfigError) as error:
+            ask(f"{pattern}:part")
+        assert error.value.problems == [
+            f"--dataset: {pattern} is a pattern; only a folder has parts (:)"
+        ]

@@ -77,12 +77,15 @@ def parse(name: str) -> Name:
     return Name(bare[:at], parts, take)
 
 
-def matching(pattern: str) -> list[Path]:
+def matching(name: Name) -> list[Path]:
     """The data files that a pattern stands for.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or parts of them are asked for.
     """
+    pattern = name.path
+    if name.parts:
+        raise ConfigError(f"--dataset: {pattern} is a pattern; only a folder has parts (:)")
     found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
     files = sorted(path for path in map(Path, found) if path.is_file())
     if not files:

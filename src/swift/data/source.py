@@ -86,7 +86,7 @@ def check_inputs(
 def _find(name: str) -> None:
     bare = parse(name)
     if bare.is_pattern:
-        matching(bare.path)
+        matching(bare)
         return
     path = find_dataset(bare.path)
     if path is not None and (bare.parts or path.is_file()):
@@ -127,7 +127,7 @@ def _files(
 ) -> list[tuple[str, Path]]:
     """The files of a name, and how each is shown."""
     if name.is_pattern:
-        return [(str(file), file) for file in matching(name.path)]
+        return [(str(file), file) for file in matching(name)]
     path = locate(name.path)
     subset = entry.subsets[0] if entry and entry.subsets else None
     return [
