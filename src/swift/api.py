@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swift import launch
-from swift.chat.message import Message
+from swift.chat.message import Conversation, Message
 from swift.config.parse import from_values
 from swift.config.runs import InferConfig, MergeConfig, PtConfig, SftConfig
 from swift.infer.load import load_talker, settle
@@ -64,17 +64,18 @@ class Chat:
         """The answer to a message; it and the message become part of the history."""
         self.history.append(Message("user", text))
         answer = self._answer([self.history])[0]
-        self.history.append(Message("assistant", answer))
-        return answer
+        self.history.append(answer)
+        return str(answer.content)
 
     def ask(self, texts: Sequence[str]) -> list[str]:
         """Answers to single questions, each on its own, at once; no history."""
-        return self._answer([[Message("user", text)] for text in texts])
+        answers = self._answer([[Message("user", text)] for text in texts])
+        return [str(answer.content) for answer in answers]
 
-    def _answer(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+    def _answer(self, conversations: Sequence[Sequence[Message]]) -> list[Message]:
         system = [Message("system", self.system)] if self.system else []
-        asked = [[*system, *messages] for messages in conversations]
-        return [str(message.content) for message, _ in self.talker.answers(asked)]
+        asked = [Conversation((*system, *messages)) for messages in conversations]
+        return [message for message, _ in self.talker.answers(asked)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from swift.chat.load import load_renderer, load_tokenizer
-from swift.chat.message import Message
+from swift.chat.message import Conversation, Delta, Message
 from swift.errors import DataError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Request, Sampling
@@ -100,20 +100,21 @@ def test_a_talker_answers_alone_as_in_a_batch_and_in_a_stream(
     engine: TransformersEngine, checkpoint: Path
 ) -> None:
     talker = Talker(load_renderer(checkpoint), engine, Sampling(16))
-    asked = [[Message("user", "Who are you?")], [Message("user", "What is the capital?")]]
+    texts = ("Who are you?", "What is the capital?")
+    asked = [Conversation((Message("user", text),)) for text in texts]
     together = [message.content for message, _ in talker.answers(asked)]
-    for messages, answer in zip(asked, together, strict=True):
-        assert talker.answers([messages])[0][0].content == answer
-        pieces: list[str] = []
-        assert talker.stream(messages, pieces.append).content == answer
-        assert "".join(pieces) == answer
+    for question, answer in zip(asked, together, strict=True):
+        assert talker.answers([question])[0][0].content == answer
+        pieces: list[Delta] = []
+        assert talker.stream(question, pieces.append).content == answer
+        assert "".join(piece.content for piece in pieces) == answer
 
 
 def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(
     engine: TransformersEngine, checkpoint: Path
 ) -> None:
     renderer = load_renderer(checkpoint)
-    asked = [Message("user", "Who are you?")]
+    asked = Conversation((Message("user", "Who are you?"),))
     free = str(Talker(renderer, engine, Sampling(40)).answers([asked])[0][0].content)
     stop = free[8:11]
     message, completion = Talker(renderer, engine, Sampling(40, stop=(stop,))).answers([asked])[0]

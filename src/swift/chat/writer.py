@@ -52,7 +52,7 @@ class Writer:
             )
         return self._template
 
-    def ended(self, whole: str, start: int, turn: Mapping[str, Any], kwargs: Any) -> str:
+    def ended(self, whole: str, start: int, turn: Turn, kwargs: Any) -> str:
         """The text of a turn with its stop token, also where the next header is that token."""
         if any(stop in whole[start:] for stop in self._stops):
             return whole
@@ -64,10 +64,8 @@ class Writer:
     def _header_behind(self, role: str, kwargs: Any) -> str:
         """The stop token with which the template begins a turn behind an answer, or nothing."""
         calls = (ToolCall("zqfirst", {"zqkey": "zqvalue"}),) if role == "tool" else ()
-        answer = Message("assistant", "zqsaid", tool_calls=calls).for_template(
-            in_parts=self.in_parts
-        )
-        turns = [self.probe, answer, {**self.probe, "role": role}]
+        answer = Message("assistant", "zqsaid", tool_calls=calls)
+        turns = [self.probe, self._turn(answer), {**self.probe, "role": role}]
         try:
             texts = [self.text(turns[:size], (), False, kwargs) for size in (2, 3)]
         except RenderError:
@@ -83,23 +81,21 @@ class Writer:
     @cached_property
     def in_parts(self) -> bool:
         """Whether the template reads contents only as lists of parts, as those with images may."""
-        as_text, in_parts = self._templated("zquser", False), self._templated("zquser", True)
-        return "zquser" not in as_text and "zquser" in in_parts
+        return "zquser" not in self._probed(False) and "zquser" in self._probed(True)
 
     def _turn(self, message: Message, as_text: bool = False) -> Turn:
         return message.for_template(text_arguments=as_text, in_parts=self.in_parts)
 
-    def _templated(self, content: str, in_parts: bool) -> str:
-        turn = Message("user", content).for_template(in_parts=in_parts)
+    def _probed(self, in_parts: bool) -> str:
         try:
-            return self.text([turn])
+            return self.text([Message("user", "zquser").for_template(in_parts=in_parts)])
         except RenderError:
             return ""
 
     @cached_property
     def probe(self) -> Turn:
         """A question."""
-        return Message("user", "zquser").for_template(in_parts=self.in_parts)
+        return self._turn(Message("user", "zquser"))
 
     def stop_in(self, whole: str, start: int, index: int) -> tuple[int, int]:
         """Where a turn's stop token lies: the first one, as inference stops there.
@@ -129,9 +125,8 @@ class Writer:
         """How thinking and tool calls are written, found once by asking the template."""
         key = json.dumps(kwargs or {}, sort_keys=True, default=str)
         if key not in self._dialects:
-            self._dialects[key] = Dialect()  # while it is being looked for
-            if self._template is not None:
-                self._dialects[key] = self._find_dialect(kwargs)
+            known = self._template is not None
+            self._dialects[key] = self._find_dialect(kwargs) if known else Dialect()
         return self._dialects[key]
 
     def _find_dialect(self, kwargs: Mapping[str, Any] | None) -> Dialect:
@@ -145,12 +140,7 @@ class Writer:
     def _takes_calls(self, kwargs: Mapping[str, Any] | None, *, as_text: bool) -> bool:
         turn = Message("assistant", tool_calls=(ToolCall("zqfirst", {"zqkey": "zqvalue"}),))
         try:
-            self.text(
-                [self.probe, turn.for_template(text_arguments=as_text, in_parts=self.in_parts)],
-                (),
-                False,
-                kwargs,
-            )
+            self.text([self.probe, self._turn(turn, as_text)], (), False, kwargs)
         except RenderError:
             return False
         return True

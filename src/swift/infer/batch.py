@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class Question:
 
     number: int  # of the row, over all sources, counted from 0
     place: str
-    messages: tuple[Message, ...]
+    asked: Conversation
     label: str | None  # the answer that the row had
 
 
@@ -61,11 +61,11 @@ def _question(
     messages, label = list(meaning.messages), None
     if messages and messages[-1].role == "assistant":
         label = str(messages.pop().content) or None
-    if not messages or messages[-1].role != "user":
-        raise DataError("there is no user message to answer")
+    if not messages or messages[-1].role not in ("user", "tool"):
+        raise DataError("there is no message of a user or a tool to answer")
     if system and messages[0].role != "system":
         messages.insert(0, Message("system", system))
-    return Question(number, place, tuple(messages), label)
+    return Question(number, place, replace(meaning, messages=tuple(messages)), label)
 
 
 def answer_all(
@@ -112,7 +112,7 @@ def _answer(talker: Talker, batch: list[Question | tuple[int, str, str]]) -> lis
         found = dict(
             zip(
                 (row.number for row in asked),
-                talker.answers([row.messages for row in asked]),
+                talker.answers([row.asked for row in asked]),
                 strict=True,
             )
         )
@@ -133,10 +133,7 @@ def _answer(talker: Talker, batch: list[Question | tuple[int, str, str]]) -> lis
                     "response": message.content,
                     "labels": row.label,
                     "finish_reason": completion.finish_reason,
-                    "messages": [
-                        *({"role": m.role, "content": m.content} for m in row.messages),
-                        {"role": "assistant", "content": message.content},
-                    ],
+                    "messages": [turn.for_template() for turn in (*row.asked.messages, message)],
                 }
             )
     return lines
@@ -148,7 +145,7 @@ def _one_by_one(talker: Talker, asked: list[Question]) -> tuple[dict[int, Any], 
     broken: dict[int, str] = {}
     for row in asked:
         try:
-            found[row.number] = talker.answers([row.messages])[0]
+            found[row.number] = talker.answers([row.asked])[0]
         except DataError as error:
             broken[row.number] = str(error)
     return found, broken

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from swift.chat.message import Delta, Message
+from swift.chat.message import Conversation, Delta, Message
 from swift.chat.render import Renderer
-from swift.errors import SwiftError
+from swift.errors import RenderError, SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
 HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before and after them.
@@ -25,28 +25,33 @@ class Talker:
     engine: Engine
     sampling: Sampling
 
-    def answers(
-        self, conversations: Sequence[Sequence[Message]]
-    ) -> list[tuple[Message, Completion]]:
+    def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
         """The answer to each conversation, and the completion it was read from."""
         sampling = self._sampling()
-        requests = [Request(self.renderer.prompt(messages), sampling) for messages in conversations]
-        completions = self.engine.generate(requests)
-        return [(self._read(completion), completion) for completion in completions]
+        completions = self.engine.generate([Request(self._prompt(one), sampling) for one in asked])
+        return [
+            (self._read(completion, one), completion)
+            for completion, one in zip(completions, asked, strict=True)
+        ]
 
-    def stream(self, messages: Sequence[Message], show: Callable[[str], None]) -> Message:
+    def stream(self, asked: Conversation, show: Callable[[Delta], None]) -> Message:
         """One answer, shown piece by piece."""
-        parser = self.renderer.parser()
-        request = Request(self.renderer.prompt(messages), self._sampling())
-        self.engine.generate([request], on_token=lambda token: _show(parser.push(token), show))
-        _show(parser.close(), show)
+        parser = self.renderer.parser(asked.template_kwargs)
+        request = Request(self._prompt(asked), self._sampling())
+        self.engine.generate([request], on_token=lambda token: show(parser.push(token)))
+        show(parser.close())
         return self._without_stop(parser.message())
+
+    def _prompt(self, asked: Conversation) -> list[int]:
+        if asked.media:
+            raise RenderError("images, video and audio are not supported yet")
+        return self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
 
     def _sampling(self) -> Sampling:
         return replace(self.sampling, stop_ids=tuple(sorted(self.renderer.stop_ids)))
 
-    def _read(self, completion: Completion) -> Message:
-        return self._without_stop(self.renderer.parse(completion.tokens))
+    def _read(self, completion: Completion, asked: Conversation) -> Message:
+        return self._without_stop(self.renderer.parse(completion.tokens, asked.template_kwargs))
 
     def _without_stop(self, message: Message) -> Message:
         """Stop texts are not part of an answer."""
@@ -55,10 +60,26 @@ class Talker:
         return replace(message, content=text[: min(ends)]) if ends else message
 
 
-def _show(delta: Delta, show: Callable[[str], None]) -> None:
-    calls = [f"\n{call.name}({json.dumps(call.arguments)})" for call in delta.tool_calls]
-    if piece := delta.thinking + delta.content + "".join(calls):
-        show(piece)
+class Display:
+    """Writes an answer as it comes; thinking stands apart from what is said."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._thinking = False
+
+    def __call__(self, delta: Delta) -> None:
+        """Show what one more token brought."""
+        if delta.thinking:
+            self._write(delta.thinking if self._thinking else f"(thinking) {delta.thinking}")
+            self._thinking = True
+        if self._thinking and (delta.content or delta.tool_calls):
+            self._write("\n\n")
+            self._thinking = False
+        if delta.content:
+            self._write(delta.content)
+        for call in delta.tool_calls:
+            arguments = json.dumps(call.arguments, ensure_ascii=False)
+            self._write(f"\n(call) {call.name} {arguments}")
 
 
 @dataclass
@@ -132,10 +153,12 @@ class Terminal:
         self.history.append(message)
 
     def _generate(self, messages: list[Message]) -> Message:
+        asked = Conversation(tuple(messages))
+        display = Display(lambda piece: print(piece, end="", flush=True))
         if not self.streaming:
-            message, _ = self.talker.answers([messages])[0]
-            print(message.content)
-            return message
-        message = self.talker.stream(messages, lambda piece: print(piece, end="", flush=True))
+            message, _ = self.talker.answers([asked])[0]
+            display(Delta(str(message.content), message.thinking or "", message.tool_calls))
+        else:
+            message = self.talker.stream(asked, display)
         print()
         return message
