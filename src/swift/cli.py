@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -60,8 +60,8 @@ COMMANDS = {
         "swift.recipes.merge:run", "Use", preset=("--merge_lora", "true"),
     ),
     "export": Command(
-        "write a model for others to load (--merge_lora true)", "swift.config.runs:MergeConfig",
-        "swift.recipes.merge:run", "Use",
+        "write a model (--merge_lora true) or tokens (--to_cached_dataset true)",
+        "swift.config.runs:MergeConfig", "swift.recipes.merge:run", "Use",
     ),
     "datasets": Command(
         "public data sets with a short name: swift datasets [words to look for]", group="Help"
@@ -74,8 +74,17 @@ COMMANDS = {
     ),
 }  # fmt: skip
 
-TEXTS = "swift.config.runs:InspectTextsConfig"
-"""The configuration of ``swift inspect pt``."""
+TEXTS = {
+    "inspect": "swift.config.runs:InspectTextsConfig",
+    "tokens": "swift.config.runs:CachedTextsConfig",
+}
+"""The configuration of a command that looks at data, when it is plain text: swift inspect pt."""
+
+TOKENS = Command(
+    "write the tokens of data, to learn from elsewhere", "swift.config.runs:CachedConfig",
+    "swift.recipes.tokens:run",
+)  # fmt: skip
+"""What ``swift export`` does with ``--to_cached_dataset``."""
 
 LATER = ("rlhf", "deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
@@ -123,18 +132,16 @@ def _dispatch(words: list[str]) -> int:
     if name == "check":
         name, rest = _checked(rest)
         rest = [*rest, "--dry_run"]
-    if name == "inspect":
-        return _run(name, *_inspected(rest))
     if name == "trace" and rest and not rest[0].startswith("-"):
         rest = ["--run", *rest]
     return _run(name, rest)
 
 
-def _run(name: str, words: list[str], root: str = "") -> int:
-    """Read a configuration (of class ``root``, else the command's own) and run the recipe."""
-    command = COMMANDS[name]
+def _run(name: str, words: list[str]) -> int:
+    """Read a configuration and run the recipe."""
+    command, words = _meant(name, words)
     read = import_module("swift.config.parse").read
-    config, notes = read(_load(root or command.config), name, [*command.preset, *words])
+    config, notes = read(_load(command.config), name, [*command.preset, *words])
     launch = import_module("swift.launch")
     if launch.is_main():
         for note in notes:
@@ -156,12 +163,17 @@ def _checked(words: list[str]) -> tuple[str, list[str]]:
     return "sft", words
 
 
-def _inspected(words: list[str]) -> tuple[list[str], str]:
-    """What ``swift inspect`` reads, and as which configuration: that of sft, or of pt."""
+def _meant(name: str, words: list[str]) -> tuple[Command, list[str]]:
+    """The command that words mean, and those that are left: some look at data as another does."""
+    command, texts = COMMANDS[name], TEXTS.get(name)
+    if name == "export" and any(w.replace("-", "_").startswith("__to_cached") for w in words):
+        command, texts = TOKENS, TEXTS["tokens"]
+    if texts is None:
+        return command, words
     trains, rest = _checked(words)
     if trains not in ("sft", "pt"):
-        return words, ""
-    return rest, TEXTS if trains == "pt" else ""
+        return command, words
+    return (replace(command, config=texts) if trains == "pt" else command), rest
 
 
 def _load(target: str) -> Any:
@@ -202,11 +214,11 @@ def _help(name: str, words: list[str]) -> int:
     if not command.config:
         print(f"swift {name}: {command.help}")
         return 0
-    words, root = _inspected(words) if name == "inspect" else (words, "")
+    command, words = _meant(name, words)
     chosen = [word for word in words if not word.startswith("-")]
     render = import_module("swift.config.help").render
     color = sys.stdout.isatty()
-    print(render(_load(root or command.config), name, command.help, chosen, color=color))
+    print(render(_load(command.config), name, command.help, chosen, color=color))
     return 0
 
 

@@ -83,7 +83,7 @@ FAULTS = {
         "writes the turn differently from the prompt",
     ),
     "answers in small letters": (
-        write((CONTENT, f"{CONTENT} | lower")),
+        write((CONTENT, f"({CONTENT} | lower if {ROLE} == 'assistant' else {CONTENT})")),
         "one round",
         "does not write its content as it is",
     ),
@@ -118,17 +118,27 @@ def violated(results: list[Result]) -> dict[str, str]:
     return {result.name: result.why for result in results if result.status == "violated"}
 
 
-def test_questions_in_small_letters() -> None:
-    lowered = f"({CONTENT} if {ROLE} == 'assistant' else {CONTENT} | lower)"
-    assert violated(found(write((CONTENT, lowered)), "one round")) == {
-        "all is written": "message 1 (user): its text is not in the prompt"
-    }
+LEFT_OUT = {
+    "questions in small letters": (
+        write((CONTENT, f"({CONTENT} if {ROLE} == 'assistant' else {CONTENT} | lower)")),
+        *("one round", "user"),
+    ),
+    "no system turn": (
+        write((CONTENT, f"({CONTENT} if {ROLE} != 'system' else '')")),
+        *("system", "system"),
+    ),
+}
 
 
-def test_a_system_turn_that_is_left_out() -> None:
-    template = write((CONTENT, f"({CONTENT} if {ROLE} != 'system' else '')"))
-    assert violated(found(template, "system")) == {
-        "all is written": "message 1 (system): its text is not in the prompt"
+@pytest.mark.parametrize("fault", LEFT_OUT)
+def test_what_is_left_out_is_seen_twice(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renderer refuses it; the property sees it also of one that does not."""
+    template, shape, role = LEFT_OUT[fault]
+    [why] = refused(found(template, shape))
+    assert why.startswith(f"message 1 ({role}): the template leaves it out, so the model would not")
+    monkeypatch.setattr("swift.chat.render.check_heard", lambda *_: None)
+    assert violated(found(template, shape)) == {
+        "all is written": f"message 1 ({role}): its text is not in the prompt"
     }
 
 

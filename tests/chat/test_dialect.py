@@ -183,7 +183,7 @@ def test_a_template_that_changes_what_is_said() -> None:
         tiny.CHATML.replace("message['content']", "message['content'] | lower"), "", ""
     ).renderer()
     with pytest.raises(RenderError, match="does not write its content as it is"):
-        renderer.render(Conversation((Message("user", "Q"), Message("assistant", "It Is So."))))
+        renderer.render(Conversation((Message("user", "q"), Message("assistant", "It Is So."))))
 
 
 def test_a_stop_token_that_is_the_next_header() -> None:

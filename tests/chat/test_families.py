@@ -35,6 +35,7 @@ NAMES = (*TRL, *(f"{name}_training" for name in TRL if name not in ONE), *LENML)
 
 REFUSALS = (
     "the template does not write ",
+    "the template leaves it out",
     "not comparable: ",
     "the chat template refuses it: ",
     "the chat template cannot write it: ",

@@ -407,6 +407,17 @@ def test_a_turn_written_otherwise_than_its_prompt() -> None:
     odd = odd.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>")
     assert refusal(Family(odd, "", "").renderer(), ("user", "a"), ("assistant", "b")) == (
         "message 2 (assistant): the template writes the turn differently from the prompt that "
+        "inference sends, so it cannot be learned as it will be used; the prompt opens a thinking "
+        "(<think>): the answer needs one, and a template that writes it (--chat_template "
+        "file.jinja)"
+    )
+
+
+def test_a_prompt_with_more_than_the_turn() -> None:
+    odd = tiny.CHATML.replace("assistant\n' }}", "assistant\nSo: ' }}")
+    odd = odd.replace("<|im_start|>assistant\n' }}", "<|im_start|>assistant\nSo: ' }}")
+    assert refusal(Family(odd, "", "").renderer(), ("user", "a"), ("assistant", "b")) == (
+        "message 2 (assistant): the template writes the turn differently from the prompt that "
         "inference sends, so it cannot be learned as it will be used"
     )
 

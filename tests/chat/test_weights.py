@@ -11,7 +11,17 @@ from chat.templates import Family
 from swift import registry
 from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
-from swift.chat.weights import Strategy, hermes, ignore_empty_think, react, scale, strategies
+from swift.chat.weights import (
+    Strategy,
+    agentflan,
+    factors_of,
+    hermes,
+    ignore_empty_think,
+    ignore_think_prefix,
+    react,
+    scale,
+    strategies,
+)
 from swift.errors import RenderError
 
 QUESTION = Message("user", "Q")
@@ -58,15 +68,53 @@ def test_react_weighs_actions_and_leaves_observations_out() -> None:
     ]
 
 
-@pytest.mark.parametrize("strategy", [react, hermes, ignore_empty_think])
+def test_the_mark_that_opens_the_thinking_is_not_learned() -> None:
+    text = "<think>\n\nHm.</think>Yes."
+    assert pieces(ignore_think_prefix(text), text) == [("<think>\n", 0.0)]
+    assert pieces(ignore_think_prefix("No <think>"), "") == []
+
+
+def test_agentflan_weighs_names_and_arguments() -> None:
+    """The weights of ms-swift's agentflan.json, as pairs of a mark and what follows it."""
+    text = "Thought: hm\nAction: find\nAction Input: {}\nObservation: rain\nFinal Answer: Rain."
+    assert pieces(iter(agentflan(text, "How is it?")), text) == [
+        ("Action:", 1.0),
+        (" find\n", 3.0),
+        ("Action Input:", 1.0),
+        (" {}\n", 3.0),
+        ("Observation:", 2.0),
+        (" rain\n", 0.0),
+    ]
+
+
+def test_agentflan_weighs_answers_to_questions_for_a_call() -> None:
+    renderer = Family(tiny.CHATML, "", "").renderer()
+    asked = Message("user", "What is the value of city?")
+    found = weighed(renderer, "Action: Paris", "agentflan", asked)
+    assert found == [("Action: Paris", 3.0), ("<|im_end|>", 1.0), ("\n", 0.0)]
+    assert weighed(renderer, "Paris", "agentflan")[0] == ("Paris<|im_end|>", 1.0)
+
+
+def test_a_strategy_takes_the_question_if_it_wants_it() -> None:
+    def whole(text: str, factor: float = 0.5) -> Iterator[tuple[int, int, float]]:
+        yield 0, len(text), factor
+
+    assert list(factors_of(whole, "Yes.", "Is it?")) == [(0, 4, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "strategy", [react, hermes, ignore_empty_think, ignore_think_prefix, agentflan]
+)
 def test_an_answer_without_marks_is_left_alone(strategy: Strategy) -> None:
-    assert list(strategy("It is so.")) == list(strategy("")) == []
+    assert list(factors_of(strategy, "It is so.", "Q")) == list(factors_of(strategy, "", "")) == []
 
 
-def weighed(renderer: Renderer, said: str, learn: str) -> list[tuple[str, float]]:
+def weighed(
+    renderer: Renderer, said: str, learn: str, question: Message = QUESTION
+) -> list[tuple[str, float]]:
     """The learned part of a rendering, joined where the weight is the same."""
-    [sample] = renderer.render(Conversation((QUESTION, Message("assistant", said))), learn)
-    start = len(renderer.prompt([QUESTION]))
+    [sample] = renderer.render(Conversation((question, Message("assistant", said))), learn)
+    start = len(renderer.prompt([question]))
     found: list[tuple[list[int], float]] = []
     for token, weight in zip(sample.tokens[start:], sample.weights[start:], strict=True):
         if not found or found[-1][1] != weight:

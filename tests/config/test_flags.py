@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swift.cli import COMMANDS, _load
+from swift.cli import COMMANDS, TOKENS, _load
 from swift.config.flags import FLAGS, IDLE, aliases, spelling
 from swift.config.later import LATER, LATER_VALUES
 from swift.config.parse import read
@@ -238,7 +238,8 @@ def test_a_flag_is_in_one_table_only() -> None:
 
 
 def test_every_flag_leads_to_a_setting() -> None:
-    known = {leaf.path for root in ROOTS.values() for leaf in leaves(root)}
+    roots = [*ROOTS.values(), _load(TOKENS.config)]
+    known = {leaf.path for root in roots for leaf in leaves(root)}
     assert {path for flag in FLAGS.values() for path in flag.paths} <= known
 
 

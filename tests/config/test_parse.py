@@ -257,16 +257,16 @@ def test_float16_overflows_in_training() -> None:
 
 
 def test_an_idle_flag_is_noted() -> None:
-    assert notes_of("--lazy_tokenize", "true", "--streaming", "false") == [
+    assert notes_of("--lazy_tokenize", "true", "--padding_free", "false") == [
         "--lazy_tokenize true: nothing to switch here: tokens are made once and cached on disk",
-        "--streaming false: nothing to switch here: rows are read as they are needed",
+        "--padding_free false: nothing to switch here: batches never carry padding",
     ]
 
 
 def test_an_idle_flag_with_another_value_is_refused() -> None:
-    assert problems_of("--init_weights", "pissa", "--streaming") == [
+    assert problems_of("--init_weights", "pissa", "--num_beams", "4") == [
         "--init_weights pissa: known from ms-swift, not supported yet",
-        "--streaming true: known from ms-swift, not supported yet",
+        "--num_beams 4: known from ms-swift, not supported yet",
     ]
 
 

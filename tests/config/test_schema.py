@@ -116,7 +116,7 @@ def test_a_configuration_of_other_kinds_is_accepted() -> None:
         ("tuner", "rank", 0),
         ("tuner", "kind", "lor"),
         ("tuner", "freeze", ["x"]),
-        ("data", "train", []),
+        ("data", "shuffle_buffer", 0),
         ("data", "train", [1]),
         ("data", "packing", "yes"),
         ("data", "columns", {"a": 1}),

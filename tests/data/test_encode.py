@@ -86,16 +86,17 @@ def test_what_is_read_back_is_what_was_rendered(
         place += 1
 
 
+@pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_makes_the_same_files(
-    file: Path, spec: RendererSpec, made: tuple[Path, Samples], tmp_path: Path
+    file: Path, spec: RendererSpec, made: tuple[Path, Samples], tmp_path: Path, processes: int
 ) -> None:
     cache, samples = made
-    other = samples_of(file, spec, tmp_path, processes=2)
+    other = samples_of(file, spec, tmp_path, processes=processes)
     assert len(contents(tmp_path)) == 3
     assert contents(tmp_path) == contents(cache)
     assert other.fingerprint == samples.fingerprint
     again = times(tmp_path)
-    assert samples_of(file, spec, tmp_path, processes=2).fingerprint == samples.fingerprint
+    assert samples_of(file, spec, tmp_path, processes=processes).fingerprint == samples.fingerprint
     assert times(tmp_path) == again
 
 

@@ -159,6 +159,12 @@ ROWS: dict[str, list[tuple[dict[str, Any], Conversation | Text]]] = {
             talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ASK, SAY),
         ),
     ],
+    "caption": [
+        (
+            {"image": "a.png", "text": "Hi", "answer": "Hello"},
+            talk(Message("user", (Media("image", "a.png"), "Hi")), SAY),
+        ),
+    ],
     "text": [
         ({"text": "Swifts fly."}, Text("Swifts fly.")),
         ({"content": "Swifts fly.", "url": "x"}, Text("Swifts fly.")),

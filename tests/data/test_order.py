@@ -191,3 +191,39 @@ def test_packs_fit_and_hold_every_sample(samples: Samples) -> None:
     assert sorted(i for pack in packs for i in pack) == list(range(len(samples)))
     assert all(positions[pack].sum() <= 150 or len(pack) == 1 for pack in packs)
     assert [list(single) for single in group(samples, None)] == [[i] for i in range(30)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 25, 1000])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 3, 1), (2, 2, 2)], ids=str)
+def test_like_lengths_come_together(count: int, sizes: tuple[int, int, int]) -> None:
+    lengths = np.random.default_rng(1).integers(1, 500, count)
+    order = Order(groups_of(count), *sizes, lengths=lengths)
+    plain = Order(groups_of(count), *sizes)
+    for epoch in range(2):
+        each = order.steps_per_epoch
+        steps_of = [of_step(order, epoch * each + step) for step in range(each)]
+        assert sorted(sample for step in steps_of for sample in step) == list(range(count))
+        assert [len(step) for step in steps_of] == [
+            len(of_step(plain, epoch * each + step)) for step in range(each)
+        ]
+        if count == 1000 and order.groups_per_step > 1:
+            spread = np.mean([np.ptp(lengths[step]) for step in steps_of])
+            usual = np.mean([np.ptp(lengths[of_step(plain, step)]) for step in range(each)])
+            assert spread < 0.2 * usual
+            longest = [int(lengths[step].max()) for step in steps_of]
+            assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    again = Order(groups_of(count), *sizes, lengths=lengths)
+    assert order.sequence(1).tolist() == again.sequence(1).tolist()
+    assert count < 25 or order.sequence(0).tolist() != order.sequence(1).tolist()
+
+
+@pytest.mark.parametrize("window", [1, 5, 24, 100])
+def test_packs_within_windows(samples: Samples, window: int) -> None:
+    groups = group(samples, 100, window)
+    inside = [sorted(int(i) for i in pack) for pack in groups]
+    assert sorted(i for pack in inside for i in pack) == list(range(len(samples)))
+    assert all(pack[0] // window == pack[-1] // window for pack in inside)
+    for pack in inside:
+        assert len(pack) == 1 or sum(samples.lengths_S[pack] - 1) <= 100
+    if window >= len(samples):
+        assert inside == [sorted(int(i) for i in pack) for pack in group(samples, 100)]

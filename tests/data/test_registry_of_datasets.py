@@ -71,11 +71,11 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, 
     """What is asked of a hub, instead of asking one."""
     asked: list[tuple[str, str]] = []
 
-    def fetch(name: str, kind: str, revision: Any, hub: str, *_: Any) -> Path:
+    def fetch(name: str, hub: str, *_: Any) -> Path:
         asked.append((hub, name))
         return tmp_path
 
-    monkeypatch.setattr(remote, "fetch", fetch)
+    monkeypatch.setattr(remote, "fetch_rows", fetch)
     return asked
 
 
@@ -134,7 +134,7 @@ def test_an_almost_known_name_is_answered_with_known_ones(monkeypatch: pytest.Mo
     def fetch(name: str, *_: Any) -> Path:
         raise ConfigError(f"--dataset: {name} is not there")
 
-    monkeypatch.setattr(remote, "fetch", fetch)
+    monkeypatch.setattr(remote, "fetch_rows", fetch)
     with pytest.raises(ConfigError) as caught:
         locate_dataset("alpaca-enn")
     assert caught.value.problems == [

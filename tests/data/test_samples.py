@@ -120,18 +120,17 @@ def test_every_mode_does_what_a_plain_loop_does(tmp_path: Path, mode: str, most:
                 (tokens[a:b], weights[a:b], place) for a, b in pieces if any(weights[a + 1 : b])
             ]
         kept = len(expected) > before
-        counts["dropped" if not kept else "cut" if long else "kept"] += 1
+        shortened = "split" if mode == "split" else "cut"
+        counts["dropped" if not kept else shortened if long else "kept"] += 1
     found = [(one.tokens.tolist(), one.weights.tolist(), one.place) for one in samples]
     assert found == expected
     account = ledger.account("a.jsonl")
-    assert (account.rows, account.kept, account.cut, account.samples) == (
-        counts["rows"],
-        counts["kept"],
-        counts["cut"],
-        len(expected),
-    )
-    assert sum(account.dropped.values()) == counts["dropped"]
-    assert sum(account.failed.values()) == counts["failed"] == ledger.failed
+    assert account.numbers == {
+        "rows": len(rows),
+        **{name: counts[name] for name in ("kept", "cut", "split", "dropped", "failed")},
+        "samples": len(expected),
+    }
+    assert ledger.failed == counts["failed"]
     assert account.balanced
     assert [len(one.tokens) for one in samples] == samples.lengths_S.tolist()
     assert samples.learned_S.tolist() == [(one.weights[1:] > 0).sum() for one in samples]
@@ -252,9 +251,9 @@ def test_failures_are_counted_all_and_written_out_up_to_a_bound() -> None:
 
 
 def test_accounts_add_up_to_one() -> None:
-    one = Account(rows=3, kept=1, cut=1, dropped=Counter(a=1), samples=2, places=["x"])
+    one = Account(rows=4, kept=1, cut=1, split=1, dropped=Counter(a=1), samples=2, places=["x"])
     one.add(Account(rows=2, kept=1, failed=Counter(b=1), samples=1, places=["y"]))
-    assert one == Account(5, 2, 1, Counter(a=1), Counter(b=1), 3, ["x", "y"])
+    assert one == Account(6, 2, 1, 1, Counter(a=1), Counter(b=1), 3, ["x", "y"])
     assert one.balanced
 
 
@@ -291,10 +290,12 @@ def test_the_ledger_adds_up_in_every_combination(
     assert account.rows == 66
     assert sum(account.failed.values()) == 2
     gone = sum(account.dropped.values())
-    assert account.kept + account.cut + gone == 64
+    used = account.kept + account.cut + account.split
+    assert used + gone == 64
+    assert account.cut == 0 or overflow != "split"
     assert account.samples == len(found.train)
     places = {one.place for one in found.train}
-    assert len(places) == account.kept + account.cut
+    assert len(places) == used
     assert {f"{file}:8", f"{file}:21"} & places == set()
     assert len(account.places) == gone + 2
     assert found.train.lengths_S.max() <= 200

@@ -81,13 +81,21 @@ class Server:
 
     def locate(self, name: str, kind: str = "model", **options: Any) -> tuple[str, list[str]]:
         """What a process of its own finds, and what it says meanwhile."""
+        return self.run(LOCATE, name, kind, repr(options))
+
+    def run(self, *words: str) -> tuple[str, list[str]]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        own = {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(self.home / "hf"),
+            "SWIFT_CACHE": str(self.home / "swift"),
+        }
         done = subprocess.run(
-            [sys.executable, "-c", LOCATE, name, kind, repr(options)],
+            [sys.executable, "-c", *words],
             capture_output=True,
             text=True,
             cwd=self.home,
-            env={**environment, "HF_ENDPOINT": self.url, "HF_HOME": str(self.home / "hf")},
+            env={**environment, **own},
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -110,6 +118,11 @@ def server(tmp_path: Path, checkpoint: Path) -> Iterator[Server]:
             "models/owner/old": {**plain, **extra},
             "models/owner/adapter": {"adapter_config.json": b"{}"},
             "datasets/owner/rows": {"data/train.jsonl": b'{"text": "a"}\n', "README.md": b"# hi"},
+            "datasets/owner/parts": {
+                f"{subset}/{split}.jsonl": f'{{"text": "{subset} {split}"}}\n'.encode()
+                for subset in ("de", "en", "f[r]")
+                for split in ("train", "test")
+            },
         }
     )
 
@@ -179,8 +192,45 @@ def test_a_revision(server: Server) -> None:
 def test_a_data_set(server: Server) -> None:
     folder, said = server.locate("owner/rows", "dataset")
     assert (Path(folder) / "data" / "train.jsonl").read_text() == '{"text": "a"}\n'
-    assert names(folder) == {"data"}
     assert said == ["say: fetching owner/rows from Hugging Face"]
+    server.stop()
+    assert server.locate("owner/rows", "dataset") == (folder, [])
+
+
+SOURCES = """
+import sys
+from swift.data.source import open_sources
+from swift.errors import SwiftError
+from swift.hub.locate import locate_dataset
+try:
+    found = open_sources([sys.argv[1]], locate_dataset)
+    root = locate_dataset(sys.argv[1].split(":")[0], lambda files: [])
+    print("here", *sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()))
+    print("read", *(source.path.relative_to(root) for source in found))
+except SwiftError as error:
+    print(error)
+"""
+
+
+def test_of_a_data_set_only_what_is_asked_for(server: Server) -> None:
+    def opened(name: str) -> list[str]:
+        return server.run(SOURCES, name)[0].splitlines()
+
+    assert opened("owner/parts:de/test") == ["here de/test.jsonl", "read de/test.jsonl"]
+    assert opened("owner/parts:de/test") == ["here de/test.jsonl", "read de/test.jsonl"]
+    assert opened("owner/parts:en") == [
+        "here de/test.jsonl en/train.jsonl",
+        "read en/train.jsonl",
+    ]
+    assert opened("owner/parts:f[r]/train")[1] == "read f[r]/train.jsonl"
+    assert opened("owner/parts:it") == [
+        "--dataset: owner/parts has no 'it'; it has subsets de, en, f[r]; splits train, test"
+    ]
+    assert opened("owner/parts")[1] == "read de/train.jsonl en/train.jsonl f[r]/train.jsonl"
+    server.stop()
+    assert opened("owner/parts:en")[1] == "read en/train.jsonl"  # what is here needs no hub
+    [refusal] = opened("owner/parts:en/test")
+    assert refusal.endswith("is not a local path, and Hugging Face cannot be reached")
 
 
 def test_what_cannot_be_had_is_one_line(server: Server) -> None:

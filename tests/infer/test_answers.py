@@ -13,6 +13,7 @@ from chat.templates import Family
 from chat.test_dialect import ANSWERS, HEAD, KINDS, ONE, PROMPT, TAIL, answer_tokens
 from swift.chat.message import Conversation, Media, Message
 from swift.chat.render import Renderer
+from swift.data.encode import EncodeSettings
 from swift.data.source import open_sources
 from swift.errors import RenderError
 from swift.infer.batch import answer_all, questions
@@ -62,7 +63,7 @@ def test_a_row_is_asked_with_its_tools_and_answered_with_all_of_it(
     ]
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"messages": turns, "tools": [TOOL]}) + "\n")
-    found = questions(open_sources([str(rows)], Path), 0, {}, None)
+    found = questions(open_sources([str(rows)], Path), 0, EncodeSettings("chat"))
     assert answer_all(talker, found, tmp_path / "out.jsonl", 4, lambda *_: None) == 0
     [line] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert line["response"] == ANSWER.content

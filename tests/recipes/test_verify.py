@@ -11,8 +11,11 @@ import tiny
 from swift import cli
 from swift.chat import trial
 from swift.chat.load import load_renderer
+from swift.chat.message import Conversation, Message
+from swift.chat.properties import PROPERTIES
 from swift.chat.shapes import SHAPES
 from swift.chat.trial import kept_shapes
+from swift.chat.unanswered import verify_prompt
 from swift.errors import ResourceError
 
 LOWERS_QUESTIONS = tiny.CHATML.replace(
@@ -45,8 +48,13 @@ def test_a_good_template_and_good_rows(
 
 
 def test_rows_are_named_and_the_exit_code_says_it(
-    checkpoint: Path, lowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    lowers: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("swift.chat.render.check_heard", lambda *_: None)  # else it is refused
     said = [("hi", "Hello"), ("HI", "Hello"), ("hi", "")]
     rows = tiny.write_rows(
         tmp_path / "a.jsonl",
@@ -73,6 +81,46 @@ def test_rows_that_are_no_conversations_are_refused(
     text = " ".join(capsys.readouterr().out.split())
     for line, why in enumerate(["a plain text has no turns", "not JSON", "columns not under"], 1):
         assert f"odd.jsonl:{line}: same tokens: {why}" in text
+
+
+def test_rows_of_every_task_are_tried(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask, say = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+    rows = [
+        {"messages": [ask, say]},
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
+        {"messages": [ask, say], "label": True},
+        {"messages": [ask], "solution": "4"},
+        {"anchor": "Hi", "positive": "Hello", "negative": ["Go"]},
+        {"query": "Hi", "documents": ["a", "b"], "labels": [1, 0]},
+        {"text": "Hi <|im_end|>", "label": 1},
+        {"prompt": "Hi", "chosen": "Hello", "rejected": ""},
+        {"prompt": "Hi", "image": "a.png"},
+    ]
+    file = tiny.write_rows(tmp_path / "all.jsonl", rows)
+    assert verify("--model", checkpoint, "--dataset", file) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    kinds = "preference 2, prompt 2, conversation 1, unpaired 1, embedding 1, ranking 1"
+    assert f"9 rows: {kinds}, classification 1" in text
+    assert "all.jsonl:7: same tokens: not comparable: apply_chat_template takes quoted" in text
+    assert "all.jsonl:8: same tokens: message 2 (assistant) is empty" in text
+    assert "all.jsonl:9: same tokens: images, video and audio are not supported yet" in text
+    assert not any(f"all.jsonl:{line}:" in text for line in range(1, 7))
+
+
+def test_a_prompt_that_is_written_differently_is_found(checkpoint: Path) -> None:
+    renderer = load_renderer(checkpoint)
+    talk = Conversation((Message("user", "Hi there"),))
+
+    def other(*_: object) -> list[int]:
+        return [7, 8, 9]
+
+    found = {result.name: result for result in verify_prompt(renderer, other, talk)}
+    assert found["same tokens"].status == "violated"
+    assert found["same tokens"].why.startswith("the prompt differs at token 0: ")
+    assert all(r.status == "held" for name, r in found.items() if name != "same tokens")
+    assert {result.name for result in verify_prompt(renderer, None, talk)} < set(PROPERTIES)
 
 
 def test_nothing_is_tried_in_a_dry_run(

@@ -26,6 +26,11 @@ class Template:
     sources: Mapping[str, str]
     variables: Mapping[str, Any] = field(default_factory=dict)
 
+    def names(self, role: str) -> bool:
+        """Whether a role is written in it by name."""
+        quoted = re.compile(rf"['\"]{re.escape(role)}['\"]")
+        return any(quoted.search(source) for source in self.sources.values())
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -20,6 +20,7 @@ def load_renderer(
     *,
     chat_template: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    prefix: str = "",
     trust_remote_code: bool = False,
 ) -> Renderer:
     """Read tokenizer, chat template and stop ids of a checkpoint.
@@ -29,6 +30,7 @@ def load_renderer(
         chat_template: a Jinja file to use instead of the checkpoint's template, or the name of one
             that comes along.
         template_kwargs: what else the template reads, such as ``enable_thinking``.
+        prefix: how every answer begins.
         trust_remote_code: allow a tokenizer that brings its own code.
 
     Raises:
@@ -47,6 +49,7 @@ def load_renderer(
         },
         end_ids=tuple(sorted(_end_ids(folder, tokenizer))),
         eos_id=tokenizer.eos_token_id,
+        prefix=prefix,
     )
     return Renderer(spec)
 
@@ -58,6 +61,7 @@ def renderer_for(folder: Path, section: LoadSection) -> Renderer:
         folder,
         chat_template=section.chat_template,
         template_kwargs={**thinking, **section.template_kwargs},
+        prefix=section.response_prefix or "",
         trust_remote_code=section.trust_remote_code,
     )
 

@@ -7,17 +7,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from swift.errors import RenderError
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
-_TAGS = ("<think>", "</think>")  # how data sets write thinking into the content
+TAGS = ("<think>", "</think>")  # how data sets write thinking into the content
 ROLES: tuple[str, ...] = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An image, a video or a sound: where it lies. Decoded as late as possible."""
+    """An image, a video or a sound: where it lies. Decoded as late as possible.
+
+    ``source`` is a path, an address or a ``data:`` URL; of a video also those of its frames.
+    """
 
     kind: Literal["image", "video", "audio"]
-    source: str
+    source: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A place in an image: (x, y), or (left, top, right, bottom).
+
+    ``scale`` is ``real`` for pixels and ``norm1`` for parts of width and height; ``image`` is the
+    number of the image in its conversation, from 0.
+    """
+
+    corners: tuple[float, ...]
+    scale: Literal["real", "norm1"] = "real"
+    image: int = 0
+
+
+Part = str | Media | Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +62,20 @@ class ToolCall:
 class Message:
     """One turn.
 
-    ``content`` is text, or parts of text and media in order. ``weight`` says how much an
+    ``content`` is text, or parts of text, media and boxes in order. ``weight`` says how much an
     assistant's turn is learned: None leaves it to the strategy of the run, 0 is not at all.
+    ``prefix`` is how the content of an answer begins that somebody else wrote: it is read, never
+    learned; a model that is asked goes on behind it.
     """
 
     role: str
-    content: str | tuple[str | Media, ...] = ""
+    content: str | tuple[Part, ...] = ""
     thinking: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
     weight: float | None = None
+    prefix: str = ""
 
     @property
     def has_tags(self) -> bool:
@@ -60,16 +84,16 @@ class Message:
             self.role == "assistant"
             and self.thinking is None
             and isinstance(self.content, str)
-            and self.content.lstrip().startswith(_TAGS[0])
-            and _TAGS[1] in self.content
+            and self.content.lstrip().startswith(TAGS[0])
+            and TAGS[1] in self.content
         )
 
     def without_tags(self) -> Message:
         """The same with such thinking in the field that templates read it from."""
         if not self.has_tags:
             return self
-        inner = str(self.content).lstrip().removeprefix(_TAGS[0])
-        thinking, _, content = inner.partition(_TAGS[1])
+        inner = str(self.content).lstrip().removeprefix(TAGS[0])
+        thinking, _, content = inner.partition(TAGS[1])
         return replace(self, content=content.lstrip("\n"), thinking=thinking.strip("\n"))
 
     def for_template(
@@ -80,14 +104,14 @@ class Message:
         Args:
             text_arguments: write the arguments of tool calls as the text of their JSON.
             in_parts: write also a content that is text alone as a list of parts.
+
+        Raises:
+            RenderError: a part is a box, which every family of models writes in another way.
         """
         turn: dict[str, Any] = {"role": self.role, "content": self.content}
         if in_parts or not isinstance(self.content, str):
             parts = (self.content,) if isinstance(self.content, str) else self.content
-            turn["content"] = [
-                {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
-                for part in parts
-            ]
+            turn["content"] = [_for_template(part) for part in parts]
         if self.thinking is not None:
             turn["reasoning_content"] = self.thinking
         if self.tool_calls:
@@ -97,6 +121,12 @@ class Message:
         if self.name is not None:
             turn["name"] = self.name
         return turn
+
+
+def _for_template(part: Part) -> dict[str, str]:
+    if isinstance(part, Box):
+        raise RenderError("boxes in images are not supported yet")
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
 
 
 @dataclass(frozen=True, slots=True)

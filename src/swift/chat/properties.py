@@ -48,6 +48,7 @@ class Answer:
     index: int
     message: Message
     prompt: list[int]
+    given: list[int]  # at the end of the prompt: the beginning of the answer
     sample: Rendered
 
     @property
@@ -73,8 +74,8 @@ class Case:
     @cached_property
     def answers(self) -> list[Answer]:
         """Every learned turn by itself; raises RenderError."""
-        messages, tools = self.conversation.messages, self.conversation.tools
-        kwargs = self.conversation.template_kwargs
+        tools, kwargs = self.conversation.tools, self.conversation.template_kwargs
+        messages = self.renderer.begun(self.conversation.messages, kwargs)
         found = []
         for i, message in enumerate(messages):
             if message.role != "assistant" or message.weight == 0:
@@ -82,8 +83,10 @@ class Case:
             before = tuple(replace(m, weight=0.0) for m in messages[:i])
             alone = replace(self.conversation, messages=(*before, message))
             sample = self.renderer.render(alone)[-1]
-            prompt = self.renderer.prompt(messages[:i], tools, kwargs)
-            found.append(Answer(i, message, prompt, sample))
+            asked = messages[: i + 1] if message.prefix else messages[:i]
+            prompt = self.renderer.prompt(asked, tools, kwargs)
+            given = self.renderer.given(asked, tools, kwargs)
+            found.append(Answer(i, message, prompt, given, sample))
         return found
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -120,8 +123,10 @@ def same_tokens(case: Case) -> str:
     """The tokens are those of ``apply_chat_template``, of the conversation and of every prompt."""
     if case.reference is None:
         raise RenderError("there is nothing to compare with")
+    if case.renderer.spec.prefix:
+        raise RenderError("not comparable: apply_chat_template knows no prefix of every answer")
     tools = list(case.conversation.tools)
-    forms = _forms(case.conversation.messages)
+    forms = forms_of(case.conversation.messages)
     assert case.samples  # a refusal of its own comes first
     quote = case.renderer.tokenizer.quote
     if quote(forms[0]) != forms[0] or quote(tools) != tools:
@@ -142,27 +147,40 @@ def _compared(case: Case, reference: Reference, turns: Turns) -> str:
         try:
             wholes[i] = reference(turns[: i + 1], tools, False, kwargs)
             prompts[i] = answer.prompt  # transformers writes none for an empty conversation
-            if i > 0:
+            if prefix := answer.message.prefix:
+                if answer.message.has_tags:
+                    raise RenderError("not comparable: apply_chat_template goes on in no thinking")
+                going_on = {**kwargs, "continue_final_message": True}
+                begun = {**turns[i], "content": _cut(turns[i]["content"], prefix)}
+                prompts[i] = reference([*turns[:i], begun], tools, False, going_on)
+            elif i > 0:
                 prompts[i] = reference(turns[:i], tools, True, kwargs)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             return f"transformers cannot write message {i + 1}: {error}"
         if answer.prompt != prompts[i]:
-            return f"the prompt of message {i + 1} {_difference(case, answer.prompt, prompts[i])}"
+            return f"the prompt of message {i + 1} {difference(case, answer.prompt, prompts[i])}"
     for sample in case.samples:
         if any(whole[: len(sample.tokens)] == sample.tokens for whole in wholes.values()):
             continue
         if not any(_apart(case, sample.tokens, prompts[i], wholes[i]) for i in wholes):
-            return f"a sample {_difference(case, sample.tokens, wholes[max(wholes)])}"
+            return f"a sample {difference(case, sample.tokens, wholes[max(wholes)])}"
     return ""
 
 
-def _forms(messages: Sequence[Message]) -> list[list[dict[str, Any]]]:
+def _cut(content: Any, prefix: str) -> Any:
+    """The content of an answer, in the form in which a row has it, up to its prefix."""
+    return prefix if isinstance(content, str) else [{"type": "text", "text": prefix}]
+
+
+def forms_of(messages: Sequence[Message]) -> list[list[dict[str, Any]]]:
     """The ways in which a row may hold these messages, as far as templates differ in them."""
     apart = [message.without_tags() for message in messages]
+    system = [replace(m, role="system") if m.role == "developer" else m for m in messages]
+    different = [messages, apart, *([system] if system != list(messages) else [])]
     return [
         [message.for_template(text_arguments=as_text, in_parts=in_parts) for message in said]
         for in_parts in (False, True)
-        for said in (messages, apart)
+        for said in different
         for as_text in (False, True)
     ]
 
@@ -172,7 +190,7 @@ def prompt_is_prefix(case: Case) -> str:
     for answer in case.answers:
         start = answer.sample.tokens[: len(answer.prompt)]
         if start != answer.prompt:
-            return f"message {answer.index + 1}: it {_difference(case, start, answer.prompt)}"
+            return f"message {answer.index + 1}: it {difference(case, start, answer.prompt)}"
     return ""
 
 
@@ -201,9 +219,14 @@ def prompt_is_not_learned(case: Case) -> str:
 
 def quoted_stays_text(case: Case) -> str:
     """Control tokens spelled in messages stay text: as many are written as without them."""
+    return quoting(case, lambda talk: [sample.tokens for sample in case.renderer.render(talk)])
+
+
+def quoting(case: Case, written: Callable[[Conversation], list[list[int]]]) -> str:
+    """What control tokens spelled in the case's messages change in what is written for them."""
     special = case.renderer.tokenizer.special_ids
-    written = {t for sample in case.samples for t in sample.tokens if t in special}
-    texts = {case.text([id]) for id in written | case.renderer.stop_ids} - {""}
+    found = {t for tokens in written(case.conversation) for t in tokens if t in special}
+    texts = {case.text([id]) for id in found | case.renderer.stop_ids} - {""}
     spelled = sorted((text for text in texts if text.strip()), key=len, reverse=True)
 
     def control(change: Callable[[str], str]) -> list[list[int]]:
@@ -211,8 +234,8 @@ def quoted_stays_text(case: Case) -> str:
             replace(m, content=change(m.content)) if isinstance(m.content, str) else m
             for m in case.conversation.messages
         )
-        samples = case.renderer.render(replace(case.conversation, messages=messages))
-        return [[token for token in sample.tokens if token in special] for sample in samples]
+        samples = written(replace(case.conversation, messages=messages))
+        return [[token for token in tokens if token in special] for tokens in samples]
 
     def harmless(text: str) -> str:
         for token in spelled:
@@ -230,8 +253,13 @@ def everything_is_written(case: Case) -> str:
     if not case.answers:
         return ""
     last = case.answers[-1]
-    text = _squeezed(case.text(last.prompt))
-    for i, message in enumerate(case.conversation.messages[: last.index]):
+    return unwritten(case, last.prompt, case.conversation.messages[: last.index])
+
+
+def unwritten(case: Case, prompt: Sequence[int], messages: Sequence[Message]) -> str:
+    """Which of these messages is not in a prompt."""
+    text = _squeezed(case.text(prompt))
+    for i, message in enumerate(messages):
         if message.role == "assistant" or not isinstance(message.content, str):
             continue
         tokenizer = case.renderer.tokenizer
@@ -249,9 +277,10 @@ def parses_back(case: Case) -> str:
     """
     for answer in case.answers:
         kwargs = case.conversation.template_kwargs
-        found = case.renderer.parse(answer.tokens, kwargs)
+        tokens = [*answer.given, *answer.tokens]
+        found = case.renderer.parse(tokens, kwargs)
         parser = case.renderer.parser(kwargs)
-        deltas = [parser.push(token) for token in answer.tokens]
+        deltas = [parser.push(token) for token in tokens]
         added = Message(
             "assistant",
             "".join(delta.content for delta in deltas),
@@ -303,10 +332,11 @@ def verify(
         conversation: with at least one assistant turn.
     """
     case = Case(renderer, reference, conversation)
-    return [_judge(name, holds, case) for name, holds in PROPERTIES.items()]
+    return [judge(name, holds, case) for name, holds in PROPERTIES.items()]
 
 
-def _judge(name: str, holds: Callable[[Case], str], case: Case) -> Result:
+def judge(name: str, holds: Callable[[Case], str], case: Case) -> Result:
+    """What became of one property."""
     try:
         wrong = holds(case)
     except RenderError as error:
@@ -351,7 +381,8 @@ def _written(case: Case, kwargs: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _difference(case: Case, got: list[int], expected: list[int]) -> str:
+def difference(case: Case, got: list[int], expected: list[int]) -> str:
+    """Where tokens part from those that were expected."""
     same = next(
         (i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b),
         min(len(got), len(expected)),

@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from swift.chat.checks import check, check_roles, check_said
+from swift.chat.checks import (
+    check,
+    check_given,
+    check_heard,
+    check_prompt,
+    check_roles,
+    check_said,
+)
 from swift.chat.dialect import Dialect
+from swift.chat.given import cut, given
 from swift.chat.jinja import Template
 from swift.chat.message import Conversation, Message, Rendered, Text
 from swift.chat.parser import Parser
 from swift.chat.tokenizer import Encoding, Tokenizer
-from swift.chat.weights import Part, Strategy, scale, within
+from swift.chat.turns import Turn, TurnTokens
+from swift.chat.weights import Strategy, factors_of, scale, within
 from swift.chat.weights import strategies as find_strategies
 from swift.chat.writer import Writer
 from swift.errors import RenderError
@@ -37,25 +45,19 @@ class RendererSpec:
     variables: Mapping[str, Any]
     end_ids: tuple[int, ...]  # ids that the checkpoint names as the end of a text or a turn
     eos_id: int | None = None
+    prefix: str = ""  # how every answer begins: read, never learned
 
     @cached_property
     def fingerprint(self) -> str:
         """Equal for equal renderings."""
         text = json.dumps(
-            [self.tokenizer, dict(self.templates), dict(self.variables), self.end_ids, self.eos_id],
+            [
+                *(self.tokenizer, dict(self.templates), dict(self.variables)),
+                *(self.end_ids, self.eos_id, self.prefix),
+            ],
             sort_keys=True,
         )
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A turn to learn: where it starts and ends in the text that was rendered up to it."""
-
-    text: str
-    start: int
-    end: int
-    parts: tuple[Part, ...]
 
 
 class Renderer:
@@ -65,7 +67,6 @@ class Renderer:
         self.spec = spec
         self.tokenizer = Tokenizer(spec.tokenizer, spec.end_ids)
         self.template = Template(spec.templates, spec.variables) if spec.templates else None
-        self._headers: dict[str, list[int]] = {}
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -81,6 +82,10 @@ class Renderer:
     @cached_property
     def _writer(self) -> Writer:
         return Writer(self.template, self._stops)
+
+    @cached_property
+    def _tokens(self) -> TurnTokens:
+        return TurnTokens(self.tokenizer, self.stop_ids)
 
     def _stop_of_template(self) -> set[int]:
         """The first control token that the template writes after an answer."""
@@ -103,12 +108,74 @@ class Renderer:
     ) -> list[int]:
         """The tokens that inference sends for an answer to these messages.
 
+        Where the last message is an answer with a ``prefix``, they end in that text: the model
+        goes on from there.
+
         Raises:
-            RenderError: a role is unknown, or the template refuses the messages.
+            RenderError: a role is unknown, the template refuses the messages or leaves one out.
         """
+        return self.tokenizer.encode("".join(self._asked(messages, tools, kwargs))).ids
+
+    def given(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The tokens at the end of that prompt that are the beginning of the answer.
+
+        Together with what the model writes behind them they are what :meth:`parse` reads.
+        """
+        return self.tokenizer.encode(self._asked(messages, tools, kwargs)[1]).ids
+
+    def begun(
+        self, messages: Sequence[Message], kwargs: Mapping[str, Any] | None = None
+    ) -> tuple[Message, ...]:
+        """Messages whose answers begin with the prefix of the run, but those with their own."""
+        if not self.spec.prefix:
+            return tuple(messages)
+        dialect = self._writer.dialect(kwargs)
+        start = given(self.spec.prefix, dialect)
+        return tuple(
+            start.lead(message.without_tags() if dialect.thinking else message)
+            if message.role == "assistant" and not message.prefix
+            else message
+            for message in messages
+        )
+
+    def _asked(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        kwargs: Mapping[str, Any] | None,
+    ) -> tuple[str, str]:
+        """The prompt, and the beginning of the answer."""
         check_roles(messages)
-        turns, quoted_tools = self._quoted(messages, tools, kwargs)
-        return self.tokenizer.encode(self._writer.text(turns, quoted_tools, True, kwargs)).ids
+        answer = messages[-1] if messages and messages[-1].prefix else None
+        before = messages[:-1] if answer else messages
+        turns, tools = self._quoted(before, tools, kwargs)
+        prompt = self._writer.text(turns, tools, True, kwargs)
+        check_heard(before, turns, prompt)
+        return prompt, self._given(answer, turns, tools, kwargs, prompt)
+
+    def _given(
+        self,
+        answer: Message | None,
+        before: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        kwargs: Mapping[str, Any] | None,
+        prompt: str,
+    ) -> str:
+        """How the template begins an answer, up to the end of what is given of it."""
+        if answer is None or not answer.prefix:
+            if not self.spec.prefix:
+                return ""
+            answer = Message("assistant", prefix=self.spec.prefix)
+        start = given(answer.prefix, self._writer.dialect(kwargs))
+        turns, _ = self._quoted([start.probe(answer)], (), kwargs)
+        whole = self._writer.text([*before, *turns], tools, False, kwargs)
+        check_prompt(whole, prompt, len(before))
+        return cut(whole[len(prompt) :], str(self.tokenizer.quote(start.last)), len(before))
 
     def text(self, document: Text) -> Rendered:
         """A plain document: every token is learned, the end of the text included."""
@@ -148,7 +215,7 @@ class Renderer:
         learned = self._turns(conversation, which, strategies)
         if not learned:
             raise RenderError("no turn is learned: every assistant message has weight 0")
-        return [sample for group in _chains(learned) for sample in self._samples(group)]
+        return self._tokens.samples(learned)
 
     def parse(self, tokens: Sequence[int], kwargs: Mapping[str, Any] | None = None) -> Message:
         """The message that answer tokens stand for; what follows a stop token is not read.
@@ -179,18 +246,21 @@ class Renderer:
         kwargs: Mapping[str, Any] | None,
     ) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
         as_text, parts = False, self._writer.in_parts
+        messages = self.begun(messages, kwargs)
         if any(m.tool_calls or m.has_tags for m in messages):
             dialect = self._writer.dialect(kwargs)
             as_text = dialect.text_arguments
             if dialect.thinking:
                 messages = [message.without_tags() for message in messages]
         written = [m.for_template(text_arguments=as_text, in_parts=parts) for m in messages]
-        turns = [{**self.tokenizer.quote(turn), "role": turn["role"]} for turn in written]
+        roles = [self._writer.role(message.role) for message in messages]
+        quoted = [self.tokenizer.quote(turn) for turn in written]
+        turns = [{**turn, "role": role} for turn, role in zip(quoted, roles, strict=True)]
         return turns, self.tokenizer.quote(list(tools))
 
     def _turns(
         self, conversation: Conversation, which: str, strategies: Sequence[Strategy]
-    ) -> list[_Turn]:
+    ) -> list[Turn]:
         """Every assistant turn that is learned, with its place in the text up to it."""
         kwargs = conversation.template_kwargs
         turns, tools = self._quoted(conversation.messages, conversation.tools, kwargs)
@@ -200,112 +270,55 @@ class Renderer:
         for i, message in enumerate(conversation.messages):
             if message.role != "assistant" or i < first:
                 continue
-            weight = 1.0 if message.weight is None else message.weight
-            if weight == 0:
-                continue
-            prompt = self._writer.text(turns[:i], tools, True, kwargs)
-            whole, marked = self._writer.marked(turns[: i + 1], tools, kwargs)
-            if not whole.startswith(prompt):
-                raise RenderError(
-                    f"message {i + 1} (assistant): the template writes the turn differently from "
-                    "the prompt that inference sends, so it cannot be learned as it will be used"
-                )
-            start = len(prompt)
-            whole = self._writer.ended(whole, start, turns[i], kwargs)
-            stop, end = self._writer.stop_in(whole, start, i)
-            check_said(turns[i], whole[start:stop], i)
-            if message.tool_calls and self._writer.dialect(kwargs).calls is None:
-                raise RenderError(
-                    f"message {i + 1} (assistant): the template writes tool calls in a form that "
-                    "is not understood here, so the model's own could not be read back"
-                )
-            spans = [(start, stop)] if marked is None else within(marked, start, stop)
-            if not spans and start < stop:
-                raise RenderError(
-                    f"message {i + 1} (assistant): it is outside of the template's "
-                    "{% generation %} blocks; take them out, or set its loss to false"
-                )
-            parts = [(left, right, weight) for left, right in spans]
-            for strategy in strategies:
-                factors = strategy(whole[start:stop])
-                parts = scale(parts, [(start + a, start + b, by) for a, b, by in factors])
-            parts.append((stop, end, weight))
-            found.append(_Turn(whole, start, end, tuple(parts)))
+            if message.weight != 0:
+                said = conversation.messages[: i + 1]
+                found.append(self._turn(said, turns[: i + 1], tools, kwargs, strategies))
         return found
 
-    def _samples(self, turns: list[_Turn]) -> list[Rendered]:
-        """One text (that of the last turn) as tokens, with its learned turns."""
-        text = turns[-1].text
-        encoding = self.tokenizer.encode(text)
-        if not all(self._keeps_prompt(text, encoding, turn.start) for turn in turns):
-            return [self._apart(turn) for turn in turns]
-        weights = [0.0] * len(encoding.ids)
-        lefts = [left for left, _ in encoding.spans]
-        for turn in turns:
-            self._check_stop(encoding.ids[bisect_left(lefts, turn.end) - 1])
-            _weigh(weights, lefts, turn.parts)
-        return [Rendered(encoding.ids, weights)]
-
-    def _apart(self, turn: _Turn) -> Rendered:
-        """A turn whose first characters the tokenizer would merge with the end of its prompt.
-
-        Inference sends the prompt alone and the model goes on from there: so are the two tokenized.
-        """
-        prompt = self.tokenizer.encode(turn.text[: turn.start]).ids
-        encoding = self.tokenizer.encode(turn.text[turn.start : turn.end])
-        answer = encoding.ids
-        whole = self.tokenizer.encode(turn.text[: turn.end]).ids
-        texts = [self.tokenizer.decode(ids, keep_special=True) for ids in (prompt + answer, whole)]
-        if texts[0] != texts[1]:
+    def _turn(
+        self,
+        messages: Sequence[Message],
+        turns: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        kwargs: Mapping[str, Any],
+        strategies: Sequence[Strategy],
+    ) -> Turn:
+        """The last of these turns, with its place in the text up to it."""
+        i, message = len(messages) - 1, messages[-1]
+        prompt = self._writer.text(turns[:i], tools, True, kwargs)
+        check_heard(messages[:i], turns[:i], prompt)
+        whole, marked = self._writer.marked(turns, tools, kwargs)
+        check_prompt(whole, prompt, i)
+        start = len(prompt)
+        whole = self._writer.ended(whole, start, turns[i], kwargs)
+        stop, end = self._writer.stop_in(whole, start, i)
+        check_said(turns[i], whole[start:stop], i)
+        if message.tool_calls and self._writer.dialect(kwargs).calls is None:
             raise RenderError(
-                "the tokenizer merges the end of the prompt with the start of the answer, and "
-                "tokenized apart they are another text"
+                f"message {i + 1} (assistant): the template writes tool calls in a form that "
+                "is not understood here, so the model's own could not be read back"
             )
-        self._check_stop(answer[-1])
-        weights = [0.0] * len(answer)
-        _weigh(weights, [turn.start + left for left, _ in encoding.spans], turn.parts)
-        return Rendered(prompt + answer, [0.0] * len(prompt) + weights)
-
-    def _check_stop(self, id: int) -> None:
-        if id not in self.stop_ids:
-            raise RenderError("the tokenizer merges the stop token with what follows it")
-
-    def _keeps_prompt(self, text: str, encoding: Encoding, start: int) -> bool:
-        """Whether the tokens before an answer are those of its prompt alone.
-
-        Tokenizers cut a text at control tokens first, so it is enough to tokenize the prompt from
-        the last control token on.
-        """
-        first = bisect_left(encoding.spans, start, key=lambda span: span[0])
-        since = first
-        while since > 0 and encoding.ids[since - 1] not in self.tokenizer.special_ids:
-            since -= 1
-        since = max(since - 1, 0)
-        left = encoding.spans[since][0] if since < len(encoding.spans) else 0
-        header = text[left:start]
-        alone = self._headers.get(header)
-        if alone is None:
-            alone = self.tokenizer.encode(header).ids
-            if len(self._headers) < 10_000 and len(header) < 200:
-                self._headers[header] = alone
-        return encoding.ids[since:first] == alone
+        opening = self._given(message, turns[:i], tools, kwargs, prompt)
+        check_given(whole[start:stop], opening, message, i)
+        first = start + len(opening)
+        spans = [(first, stop)] if marked is None else within(marked, first, stop)
+        if not spans and first < stop:
+            raise RenderError(
+                f"message {i + 1} (assistant): it is outside of the template's "
+                "{% generation %} blocks; take them out, or set its loss to false"
+            )
+        weight = 1.0 if message.weight is None else message.weight
+        parts = [(left, right, weight) for left, right in spans]
+        question = _question(messages[:i]) if strategies else ""
+        for strategy in strategies:
+            factors = factors_of(strategy, whole[start:stop], question)
+            parts = scale(parts, [(start + a, start + b, by) for a, b, by in factors])
+        parts.append((stop, end, weight))
+        return Turn(whole, first, end, tuple(parts))
 
 
-def _weigh(weights: list[float], lefts: list[int], parts: Sequence[Part]) -> None:
-    """Give the tokens that begin in a part its weight."""
-    for left, right, weight in parts:
-        first, last = bisect_left(lefts, left), bisect_left(lefts, right)
-        weights[first:last] = [weight] * (last - first)
-
-
-def _chains(turns: list[_Turn]) -> list[list[_Turn]]:
-    """Group turns so that each one's text is the beginning of its group's last text."""
-    groups: list[list[_Turn]] = []
-    for turn in reversed(turns):
-        for group in groups:
-            if group[-1].text.startswith(turn.text[: turn.end]):
-                group.insert(0, turn)
-                break
-        else:
-            groups.append([turn])
-    return groups[::-1]
+def _question(messages: Sequence[Message]) -> str:
+    """The text of the last message that a user or a tool sent."""
+    said = [m.content for m in messages if m.role in ("user", "tool")]
+    last = said[-1] if said else ""
+    return last if isinstance(last, str) else "".join(p for p in last if isinstance(p, str))

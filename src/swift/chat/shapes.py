@@ -45,6 +45,10 @@ def _answered(answer: str) -> Shape:
     return Shape(_chat(("user", "What is it?"), ("assistant", answer)))
 
 
+def _begun(content: str, prefix: str) -> Message:
+    return Message("assistant", content, prefix=prefix)
+
+
 _CALL = Message("assistant", tool_calls=(ToolCall("get_weather", {"city": "Paris"}, "call00001"),))
 _CALLED = (
     Message("user", "How is the weather in Paris?"),
@@ -113,6 +117,35 @@ SHAPES: Mapping[str, Shape] = {
         )
     ),
     "thinking in the text": _answered(f"<think>\n{_THOUGHT}\n</think>\n\nNine."),
+    "prefix": Shape(_chat(("user", "What is it?"), _begun("It is so.", "It is"))),
+    "prefix ends within a word": Shape(
+        _chat(
+            *(("system", "Be brief."), ("user", "One"), _begun("Swifts fly.", "Swi")),
+            *(("user", "Two"), ("assistant", "Second")),
+            *(("user", "Three"), _begun("The third of them.", "The thi")),
+        )
+    ),
+    "prefix in the thinking": Shape(
+        _chat(
+            ("user", "Ten less one?"),
+            _begun(f"<think>\n{_THOUGHT}\n</think>\n\nNine.", "<think>\nTen minus"),
+        ),
+        ("thinking",),
+    ),
+    "prefix behind thinking": Shape(
+        _chat(
+            ("user", "Ten less one?"),
+            replace(_begun("Nine of them.", "Nine"), thinking=_THOUGHT),
+        ),
+        ("thinking",),
+    ),
+    "developer": Shape(_chat(("developer", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"))),
+    "system in the middle": Shape(
+        _chat(
+            *(("user", "Hi"), ("assistant", "Hello!")),
+            *(("system", "Be brief from now on."), ("user", "You?"), ("assistant", "Me.")),
+        )
+    ),
     "tool call": Shape(_chat(*_CALLED[:2], tools=(WEATHER,)), ("tool calls",)),
     "tool result": Shape(
         _chat(*_CALLED, ("assistant", "It is sunny."), tools=(WEATHER,)), ("tool calls",)

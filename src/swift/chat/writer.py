@@ -92,6 +92,24 @@ class Writer:
         except RenderError:
             return ""
 
+    def role(self, role: str) -> str:
+        """The role under which the template reads a message.
+
+        ``developer`` is the later name of ``system``: a template that does not know it would refuse
+        it, leave it out, or write a header that its model has never seen.
+        """
+        return "system" if role == "developer" and not self._knows_developer else role
+
+    @cached_property
+    def _knows_developer(self) -> bool:
+        if not self._known().names("developer"):
+            return False
+        said = self._turn(Message("developer", "zqsystem"))
+        try:
+            return "zqsystem" in self.text([said, self.probe])
+        except RenderError:
+            return False
+
     @cached_property
     def probe(self) -> Turn:
         """A question."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift.config.learn import unknown
@@ -28,12 +28,19 @@ class DataSection(Section):
     the ledger."""
 
     packing: bool = False
-    """Lay several samples end to end up to max_length; borders are kept."""
+    """Lay several samples end to end up to packing_length; borders are kept."""
+
+    packing_length: int | None = Field(None, ge=2)
+    """Positions of a pack. Default: max_length."""
+
+    packing_window: int | None = Field(None, ge=1)
+    """Samples that are packed among themselves, in the order of the data. Default: all of them."""
 
     learn: str = "default"
     """Which tokens are learned: default (every assistant turn), last_round (the last one), all
     (every token); and parts of turns that count otherwise, as in last_round+ignore_empty_think:
-    ignore_empty_think, hermes, react, alpha_umi, qwen, or a strategy of your own."""
+    ignore_empty_think, ignore_think_prefix, hermes, react, alpha_umi, qwen, agentflan, or a
+    strategy of your own."""
 
     system: str | None = None
     """System prompt for conversations that have none."""
@@ -49,6 +56,10 @@ class DataSection(Section):
 
     shuffle: bool = True
     """Draw the samples in a new order in every epoch."""
+
+    group_by_length: bool = False
+    """Bring samples of like length into a step: less padding where a model needs padding, and
+    processes that wait less for each other."""
 
     seed: int = Field(42, ge=0)
     """Seed of every random choice about data."""
@@ -77,7 +88,13 @@ class DataSection(Section):
 class ConversationsSection(DataSection):
     """Which conversations, and what becomes of them on the way to tokens."""
 
-    train: Strings = Field(min_length=1)
+    cached: Strings = []
+    """Folders of tokens that swift export --to_cached_dataset made, to learn from."""
+
+    cached_val: Strings = []
+    """The same, to evaluate on."""
+
+    train: Strings = Field([], validate_default=True)
     """Files, folders, patterns (data/*.jsonl) or hub names to learn from; name#500 takes 500 rows
     at random, name:subset/split a part."""
 
@@ -89,12 +106,36 @@ class ConversationsSection(DataSection):
     """With weights: an epoch ends when the first data set has given all its samples, or when all
     have; those that are short come back until then."""
 
+    streaming: bool = False
+    """Make tokens as the run goes and keep none: for data that is larger than the disk, or that a
+    run sees only a part of. Samples are mixed and packed within windows of shuffle_buffer rows."""
+
+    shuffle_buffer: int = Field(1000, ge=1)
+    """With streaming: rows within which samples are drawn in a new order and packed."""
+
+    @field_validator("train")
+    @classmethod
+    def _something(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if not value and not info.data.get("cached"):
+            raise PydanticCustomError("missing", "no data")
+        return value
+
+    @model_validator(mode="after")
+    def _streamable(self) -> ConversationsSection:
+        for name, given, why in (
+            ("split", self.split, "a stream has no end to take a share of; use --val_dataset"),
+            ("cached", self.cached, "tokens that are made already need no --streaming"),
+        ):
+            if self.streaming and given:
+                raise PydanticCustomError("where", "{why}", {"path": f"data.{name}", "why": why})
+        return self
+
     @model_validator(mode="after")
     def _one_weight_each(self) -> ConversationsSection:
-        why = ""
-        if self.weights and len(self.weights) != len(self.train):
+        why, count = "", len(self.train) + len(self.cached)
+        if self.weights and len(self.weights) != count:
             why = (
-                f"{len(self.weights)} given for {len(self.train)} data sets; "
+                f"{len(self.weights)} given for {count} data sets; "
                 "write one number for each --dataset"
             )
         elif any(weight <= 0 for weight in self.weights):
@@ -114,4 +155,4 @@ class TextsSection(ConversationsSection):
     """What happens to a longer text: split into several samples, cut, left out, or an error."""
 
     packing: bool = True
-    """Lay several texts end to end up to max_length; borders are kept."""
+    """Lay several texts end to end up to packing_length; borders are kept."""

@@ -56,6 +56,10 @@ def _unlimited(value: Any) -> Any:
     return None if str(value) == "-1" else value
 
 
+def _lines(value: Any) -> Any:
+    return value.replace("\\n", "\n") if isinstance(value, str) else value
+
+
 def _hub(value: Any) -> Any:
     return {"true": "huggingface", "false": "modelscope"}.get(str(value).lower(), value)
 
@@ -100,6 +104,7 @@ FLAGS: dict[str, Flag] = {
     "use_chat_template": _alias("model.chat_template", _words(true=None, false="plain")),
     "enable_thinking": _flag("model.thinking"),
     "chat_template_kwargs": _flag("model.template_kwargs"),
+    "response_prefix": _flag("model.response_prefix", rewrite=_lines),
     "trust_remote_code": _flag("model.trust_remote_code"),
     "adapters": _flag("model.adapters"),
     # tuner
@@ -124,6 +129,13 @@ FLAGS: dict[str, Flag] = {
     "max_length": _flag("data.max_length"),
     "truncation_strategy": _flag("data.overflow", rewrite=_OVERFLOW),
     "packing": _flag("data.packing"),
+    "packing_length": _flag("data.packing_length"),
+    "packing_window": _flag("data.packing_window"),
+    "group_by_length": _flag("data.group_by_length"),
+    "cached_dataset": _flag("data.cached"),
+    "cached_val_dataset": _flag("data.cached_val"),
+    "streaming": _flag("data.streaming"),
+    "shuffle_buffer_size": _flag("data.shuffle_buffer"),
     "loss_scale": _flag("data.learn"),
     "system": _flag("data.system"),
     "columns": _flag("data.columns"),
@@ -196,7 +208,8 @@ FLAGS: dict[str, Flag] = {
     "max_batch_size": _flag("infer.batch_size"),
     "load_data_args": _flag("load_data_args"),
     "result_path": _flag("result_path"),
-    # merging
+    # export
+    "to_cached_dataset": _flag("to_cached_dataset"),
     "merge_lora": _flag("model.merge"),
     "max_shard_size": _flag("shard_size"),
 }
@@ -237,7 +250,6 @@ IDLE: dict[str, Idle] = {
     "freeze_vit": _idle("there is no vision tower to learn", "true"),
     "freeze_aligner": _idle("there is no aligner to learn", "true"),
     "freeze_llm": _idle("the language model learns", "false"),
-    "streaming": _idle("rows are read as they are needed", "false"),
     "task_type": _idle("this is the only task so far", "causal_lm"),
     "tuner_backend": _idle("adapters are PEFT's", "peft"),
     "template_backend": _idle("templates are always Jinja", "jinja"),

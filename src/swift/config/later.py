@@ -58,9 +58,9 @@ _TOPICS = {
         quant_method quant_n_samples
     """,
     "export": """
-        cached_dataset cached_val_dataset commit_message exist_ok hub_always_push
+        commit_message exist_ok hub_always_push
         hub_model_id hub_private_repo hub_revision hub_strategy hub_token push_to_hub
-        template_mode to_cached_dataset to_ollama to_peft_format
+        template_mode to_ollama to_peft_format
     """,
     "evaluation": """
         eval_backend eval_dataset eval_dataset_args eval_generation_config eval_limit
@@ -106,16 +106,16 @@ _TOPICS = {
         eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start
         eval_use_gather_object experts_impl fp16_full_eval freeze_parameters_ratio
         fsdp_config generation_config generation_max_length generation_num_beams
-        greater_is_better group_by_length ignore_args_error ignore_data_skip
+        greater_is_better ignore_args_error ignore_data_skip
         include_for_metrics include_num_input_tokens_seen init_strategy
         is_binary_loss_scale length_column_name liger_kernel_config load_best_model_at_end
         local_rank local_repo_path log_level log_level_replica log_on_each_node logging_dir
         logging_nan_inf_filter logging_strategy logprobs loss_type lr_scheduler_kwargs
         max_memory max_model_len model_kwargs neftune_noise_alpha new_special_tokens
-        optim_args optim_target_modules optimizer packing_length packing_strategy
+        optim_args optim_target_modules optimizer packing_strategy
         padding_side parallelism_config prediction_loss_only preserve_thinking project
-        response_prefix restore_callback_states_from_checkpoint resume_only_model
-        rope_scaling save_on_each_node shuffle_buffer_size skip_memory_metrics
+        restore_callback_states_from_checkpoint resume_only_model
+        rope_scaling save_on_each_node skip_memory_metrics
         sortish_sampler structured_outputs_regex tf32 top_logprobs
         torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
         train_sampling_strategy trainable_parameters_regex use_cache use_cpu use_flash_ckpt

@@ -7,7 +7,10 @@ from swift import registry
 TURNS = ("default", "last_round", "all")
 """Which turns: every assistant turn, those behind the last user's, every token there is."""
 
-for _name in ("ignore_empty_think", "hermes", "react", "alpha_umi", "qwen"):
+for _name in (
+    *("ignore_empty_think", "ignore_think_prefix"),
+    *("hermes", "react", "alpha_umi", "qwen", "agentflan"),
+):
     registry.register("learn", _name, f"swift.chat.weights:{_name}")
 
 

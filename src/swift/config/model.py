@@ -34,6 +34,10 @@ class LoadSection(Section):
     template_kwargs: Options = {}
     """What else the chat template reads, as JSON; a row's chat_template_kwargs come first."""
 
+    response_prefix: str | None = None
+    """How every answer begins, in training and in inference, as in "<think>": it is read, never
+    learned, and a part of the answer that is shown."""
+
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Only for sources you trust."""
 

@@ -61,6 +61,22 @@ class TrainingConfig(Section):
             raise PydanticCustomError("where", "{why}", {"path": "model.dtype", "why": why})
         return self
 
+    @model_validator(mode="after")
+    def _check_stream(self) -> TrainingConfig:
+        if not self.data.streaming:
+            return self
+        path, why = "", "nobody knows how long an epoch of a stream is; say steps"
+        if self.train.max_steps is None:
+            path = "train.max_steps"
+            why = "is needed with --streaming: nobody knows how many rows are to come"
+        elif self.train.save == "epoch":
+            path = "train.save"
+        elif self.train.evaluate == "epoch":
+            path = "train.evaluate"
+        if path:
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return self
+
 
 class SftConfig(TrainingConfig):
     """swift sft: fine-tune on conversations; the assistant's turns are learned."""
@@ -97,6 +113,44 @@ class InspectTextsConfig(InspectingConfig):
     """swift inspect pt: what swift pt would learn, token by token."""
 
     command: Literal["pt"] = "pt"
+    data: TextsSection
+
+
+class CachedConfig(Section):
+    """swift export --to_cached_dataset true: tokens in a folder, to learn from elsewhere."""
+
+    command: Literal["export"] = "export"
+    model: ModelSection
+    data: ConversationsSection
+
+    to_cached_dataset: bool = True
+    """Write tokens; learn from them with --cached_dataset."""
+
+    output: Word | None = None
+    """Folder of the tokens, with a part train and perhaps a part val. Default:
+    output/<model>-tokens."""
+
+    external_plugins: Strings = []
+    """Python files that register parts of your own."""
+
+    dry_run: bool = False
+    """Check everything and say what would happen, without writing."""
+
+    @model_validator(mode="after")
+    def _check(self) -> CachedConfig:
+        if not self.to_cached_dataset:
+            why = "leave it out, or say true"
+            raise PydanticCustomError("where", "{why}", {"path": "to_cached_dataset", "why": why})
+        for name in ("streaming", "cached"):
+            if getattr(self.data, name):
+                why = "has no meaning where tokens are written"
+                raise PydanticCustomError("where", "{why}", {"path": f"data.{name}", "why": why})
+        return self
+
+
+class CachedTextsConfig(CachedConfig):
+    """swift export pt --to_cached_dataset true: the tokens of plain text."""
+
     data: TextsSection
 
 

@@ -24,15 +24,17 @@ import numpy as np
 import pyarrow as pa
 
 from swift import registry
-from swift.chat.message import Conversation, Message, Rendered, Text
+from swift.chat.message import Conversation, Rendered, Text
 from swift.chat.render import Renderer, RendererSpec
-from swift.data.formats.form import Format, formats, understand
+from swift.config.data import DataSection
+from swift.data.formats.form import Format, formats, understand, understand_any
+from swift.data.formats.meaning import Meaning, kind_of, with_system
 from swift.data.process import end_with_parent
 from swift.data.source import Block
 from swift.errors import DataError, RenderError, ResourceError
 
 _REASON = 1000  # characters of the reason why a row cannot be used
-_VERSION = 4  # part of every key; raised when the meaning of the files changes
+VERSION = 5  # part of every key; raised when the meaning of the files changes
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ class EncodeSettings:
     names: tuple[tuple[str, tuple[str, ...]], ...] = ()  # ("{{NAME}}", ("Apus",)), ...
     plugins: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls, kind: Literal["chat", "text"], section: DataSection, plugins: Iterable[str] = ()
+    ) -> EncodeSettings:
+        """What a run's data section says of it."""
+        names = (("{{NAME}}", section.model_name), ("{{AUTHOR}}", section.model_author))
+        return cls(
+            kind=kind,
+            learn=section.learn,
+            system=section.system,
+            columns=tuple(sorted(section.columns.items())),
+            names=tuple((mark, tuple(choice)) for mark, choice in names if choice),
+            plugins=tuple(plugins),
+        )
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -54,6 +71,18 @@ class Encoded:
     path: Path
     block: Block
     failures: list[tuple[int, str]]  # index of the row in the block, reason
+
+    @classmethod
+    def of(cls, path: Path, block: Block) -> Encoded:
+        """What lies in a file of tokens.
+
+        Raises:
+            DataError: it is not there, or damaged.
+        """
+        try:
+            return cls(path, replace(block, rows=[]), _failures(path))
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            raise DataError(f"{path}: no tokens can be read from it: {error}") from None
 
 
 SCHEMA = pa.schema(
@@ -74,6 +103,7 @@ def encode(
     *,
     processes: int = 1,
     fresh: bool = False,
+    names: Iterator[str] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Encoded]:
     """Encode blocks in order, at most a few ahead of the reader.
@@ -85,6 +115,7 @@ def encode(
         cache: folder of the token files.
         processes: how many encode at once.
         fresh: make them again even where a file is there.
+        names: of the files. Default: by content, so that equal blocks share one.
         progress: told the rows done after each block.
 
     Raises:
@@ -96,23 +127,21 @@ def encode(
         raise ResourceError(
             f"{cache}: {error.strerror}; set SWIFT_CACHE to a folder of yours"
         ) from None
-    stem = f"{_VERSION}:{spec.fingerprint}:{settings}:{_plugin_hash(settings)}"
+    stem = f"{VERSION}:{spec.fingerprint}:{settings}:{_plugin_hash(settings)}"
+    named = ((block, cache / (next(names) if names else _name(stem, block))) for block in blocks)
     if processes == 1:
-        for block in blocks:
-            path = cache / _name(stem, block)
+        for block, path in named:
             if fresh or not _whole(path):
                 _encode_block(block, spec, settings, path)
             yield _finished(path, block, progress)
         return
-    yield from _in_parallel(blocks, spec, settings, cache, stem, processes, fresh, progress)
+    yield from _in_parallel(named, spec, settings, processes, fresh, progress)
 
 
 def _in_parallel(
-    blocks: Iterable[Block],
+    named: Iterable[tuple[Block, Path]],
     spec: RendererSpec,
     settings: EncodeSettings,
-    cache: Path,
-    stem: str,
     processes: int,
     fresh: bool,
     progress: Callable[[int], None],
@@ -120,8 +149,7 @@ def _in_parallel(
     waiting: deque[tuple[Path, Block, Future[None] | None]] = deque()
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, _start_worker, (spec, settings)) as pool:
-        for block in blocks:
-            path = cache / _name(stem, block)
+        for block, path in named:
             todo = fresh or not _whole(path)
             future = pool.submit(_work, block, path) if todo else None
             waiting.append((path, block, future))
@@ -159,9 +187,8 @@ def _failures(path: Path) -> list[tuple[int, str]]:
 
 
 def _finished(path: Path, block: Block, progress: Callable[[int], None]) -> Encoded:
-    failures = _failures(path)
     progress(len(block.rows))
-    return Encoded(path, replace(block, rows=[]), failures)
+    return Encoded.of(path, block)
 
 
 def _name(stem: str, block: Block) -> str:
@@ -221,11 +248,25 @@ def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, pa
             table["runs"].append(runs)
             table["weights"].append(weights)
             table["row"].append(index)
+    write_tokens(path, pa.record_batch(table, schema=SCHEMA), failures)
+
+
+def write_tokens(path: Path, table: pa.RecordBatch, failures: list[tuple[int, str]]) -> None:
+    """Write a file of tokens, whole or not at all.
+
+    Args:
+        path: the file.
+        table: of ``SCHEMA``.
+        failures: index of the row in the block, reason.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
     schema = SCHEMA.with_metadata({"failures": json.dumps(failures)})
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            writer.write_batch(pa.record_batch(table, schema=schema))
+            writer.write_batch(table.replace_schema_metadata(schema.metadata))
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -254,11 +295,18 @@ def encode_row(
         return [renderer.text(_as_text(meaning))]
     if isinstance(meaning, Text):
         raise RenderError("a plain text has no turns to learn; use swift pt for it")
+    if not isinstance(meaning, Conversation):
+        raise RenderError(f"swift sft learns conversations, this row is of kind {kind_of(meaning)}")
     return renderer.render(meaning, settings.learn)
 
 
-def read_row(raw: bytes, settings: EncodeSettings, known: list[Format]) -> Conversation | Text:
+def read_row(raw: bytes, settings: EncodeSettings, known: list[Format] | None) -> Meaning:
     """What a row says, by the settings of the run.
+
+    Args:
+        raw: its JSON.
+        settings: how rows are read.
+        known: the formats of the task; None: those of all tasks.
 
     Raises:
         DataError: the row cannot be understood.
@@ -270,13 +318,10 @@ def read_row(raw: bytes, settings: EncodeSettings, known: list[Format]) -> Conve
             to: row[name] for name, to in settings.columns if name in row
         }
         row = _fill_names(row, settings.names)
-    meaning = understand(row, known)
-    if settings.kind == "text" or isinstance(meaning, Text):
+    meaning = understand(row, known) if known is not None else understand_any(row)
+    if settings.kind == "text" or not settings.system:
         return meaning
-    if settings.system and meaning.messages and meaning.messages[0].role != "system":
-        system = Message("system", settings.system)
-        meaning = replace(meaning, messages=(system, *meaning.messages))
-    return meaning
+    return with_system(meaning, settings.system)
 
 
 def _parse(raw: bytes) -> Any:
@@ -303,11 +348,12 @@ def _fill_names(value: Any, names: tuple[tuple[str, tuple[str, ...]], ...]) -> A
     return json.loads(text)
 
 
-def _as_text(meaning: Conversation | Text) -> Text:
+def _as_text(meaning: Meaning) -> Text:
     if isinstance(meaning, Text):
         return meaning
-    if len(meaning.messages) == 1 and isinstance(meaning.messages[0].content, str):
-        return Text(meaning.messages[0].content)
+    messages = meaning.messages if isinstance(meaning, Conversation) else ()
+    if len(messages) == 1 and isinstance(messages[0].content, str):
+        return Text(messages[0].content)
     raise RenderError("swift pt learns plain text, this is a conversation; use swift sft")
 
 

@@ -1,4 +1,4 @@
-"""Where every row went: rows in = kept + cut + dropped + failed, always."""
+"""Where every row went: rows in = kept + cut + split + dropped + failed, always."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class Account:
 
     rows: int = 0
     kept: int = 0
-    cut: int = 0  # kept, but shortened or split into pieces
+    cut: int = 0  # kept, but shortened
+    split: int = 0  # kept in pieces
     dropped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
-    samples: int = 0  # what kept and cut rows became
+    samples: int = 0  # what kept, cut and split rows became
     places: list[str] = field(default_factory=list)  # "chats.jsonl:17: why", the first ones
 
     def fail(self, place: str, why: str) -> None:
@@ -36,6 +37,7 @@ class Account:
         self.rows += other.rows
         self.kept += other.kept
         self.cut += other.cut
+        self.split += other.split
         self.dropped += other.dropped
         self.failed += other.failed
         self.samples += other.samples
@@ -48,6 +50,7 @@ class Account:
             "rows": self.rows,
             "kept": self.kept,
             "cut": self.cut,
+            "split": self.split,
             "dropped": sum(self.dropped.values()),
             "failed": sum(self.failed.values()),
             "samples": self.samples,
@@ -57,7 +60,7 @@ class Account:
     def balanced(self) -> bool:
         """Whether every row is accounted for."""
         gone = sum(self.dropped.values()) + sum(self.failed.values())
-        return self.rows == self.kept + self.cut + gone
+        return self.rows == self.kept + self.cut + self.split + gone
 
 
 @dataclass
@@ -103,6 +106,22 @@ class Ledger:
                 lines.append("  ... all of them in ledger.json")
         return lines
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Ledger:
+        """What ``as_dict`` gave."""
+        return cls(
+            {
+                name: Account(
+                    **{
+                        **account,
+                        "dropped": Counter(account["dropped"]),
+                        "failed": Counter(account["failed"]),
+                    }
+                )
+                for name, account in content.items()
+            }
+        )
+
     def check(self) -> None:
         """A promise of ours, not of the user's: nothing is lost on the way."""
         for name, account in self.accounts.items():
@@ -115,6 +134,7 @@ class Ledger:
                 "rows": account.rows,
                 "kept": account.kept,
                 "cut": account.cut,
+                "split": account.split,
                 "dropped": dict(account.dropped),
                 "failed": dict(account.failed),
                 "samples": account.samples,

@@ -116,24 +116,30 @@ def files_of(name: Name, path: Path, subset: str | None = None) -> list[Path]:
                 f"those of lines and text also packed ({packed()})"
             )
         return [path]
-    names = _names(path)
+    found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    return [found[file] for file in choose(name, sorted(found), subset)]
+
+
+def choose(name: Name, files: Sequence[str], subset: str | None = None) -> list[str]:
+    """Of the files of a folder, by their paths in it, the data files that a name asks for.
+
+    Raises:
+        ConfigError: there are none, or there is no such part.
+    """
+    names = _rows(files)
     if not names:
         raise ConfigError(f"--dataset: {name.path} holds no data file ({known()})")
     split = next((s for part in name.parts[-1:] if (s := _split(part))), None)
     parts = name.parts[:-1] if split else name.parts
-    if not parts and subset and _named(subset, list(names)):
+    if not parts and subset and _named(subset, names):
         parts = (subset,)
-    chosen = _subsets(name, list(names), parts)
-    return [names[file] for file in _of_split(name, chosen, split)]
+    return _of_split(name, _subsets(name, names, parts), split)
 
 
-def _names(folder: Path) -> dict[str, Path]:
-    """The data files below a folder by their path in it."""
-    found = sorted(file for file in folder.rglob("*") if kind_of(file) and file.is_file())
-    names = {file.relative_to(folder).as_posix(): file for file in found}
-    names = {n: f for n, f in names.items() if not _OWN_FILES.search(n)}
-    rows = {n: f for n, f in names.items() if not _ABOUT.search(n)}
-    return rows or names
+def _rows(files: Sequence[str]) -> list[str]:
+    """The files that hold rows."""
+    data = [file for file in files if kind_of(Path(file)) and not _OWN_FILES.search(file)]
+    return [file for file in data if not _ABOUT.search(file)] or data
 
 
 def _split(part: str) -> str | None:

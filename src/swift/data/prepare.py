@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,17 @@ import numpy as np
 
 from swift.chat.render import RendererSpec
 from swift.config.data import ConversationsSection
-from swift.data.encode import EncodeSettings, encode
+from swift.data.cached import cached_part, read_cached
+from swift.data.encode import Encoded, EncodeSettings, encode
+from swift.data.flow import Flow, lanes
 from swift.data.interleave import interleave
 from swift.data.ledger import Ledger
 from swift.data.sample import Samples, collect
-from swift.data.source import Source, open_sources, read
+from swift.data.source import Block, Locate, Source, open_sources, read
 from swift.errors import DataError
+
+_PARTS = {"--dataset": "train", "--val_dataset": "val"}
+"""The part of a folder of tokens that stands for what a flag names."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Prepared:
     train: Samples
     val: Samples
     ledger: Ledger
+    flow: Flow | None = None  # of rows that pass by; train are the first of them
 
 
 @dataclass(frozen=True)
@@ -38,30 +45,77 @@ class Workshop:
     kind: Literal["chat", "text"]
     max_length: int
     cache: Path
-    locate: Callable[[str], Path]
+    locate: Locate
     plugins: tuple[str, ...] = ()
     fresh: bool = False
     progress: Callable[[int], None] = lambda _: None
 
-    def samples(self, names: list[str], flag: str, ledger: Ledger) -> Samples:
-        """Encode files and gather what fits."""
-        section = self.section
+    def samples(
+        self, names: list[str], flag: str, ledger: Ledger, cached: list[str] | None = None
+    ) -> Samples:
+        """Encode files and gather what fits.
+
+        Args:
+            names: of files.
+            flag: that names them, for errors.
+            ledger: told what became of every row.
+            cached: folders of tokens, taken behind the files.
+        """
         sources = open_sources(names, self.locate, flag=flag)
         for source in sources:
             ledger.account(source.name)  # also of one without rows
-        encoded = encode(
-            read(sources, section.seed),
+        encoded: Iterable[Encoded] = self.encoded(read(sources, self.section.seed))
+        ready = [
+            read_cached(cached_part(Path(folder).expanduser(), part), self.spec, self.settings, i)
+            for part in [_PARTS[flag]]
+            for i, folder in enumerate(cached or [], len(names))
+        ]
+        samples = self.collected(chain(encoded, *ready), ledger)
+        return _repeat(samples, sources, self.section.seed)
+
+    def encoded(self, blocks: Iterable[Block]) -> Iterator[Encoded]:
+        """Tokens of blocks, kept in the cache."""
+        section = self.section
+        return encode(
+            blocks,
             self.spec,
-            self._settings(),
+            self.settings,
             self.cache,
             processes=section.processes,
             fresh=self.fresh or not section.cache,
             progress=self.progress,
         )
-        samples = collect(encoded, self.max_length, section.overflow, ledger, strict=section.strict)
-        return _repeat(samples, sources, section.seed)
 
-    def _settings(self) -> EncodeSettings:
+    def collected(self, encoded: Iterable[Encoded], ledger: Ledger) -> Samples:
+        """The samples of blocks that fit."""
+        section = self.section
+        return collect(encoded, self.max_length, section.overflow, ledger, strict=section.strict)
+
+    def flow(self, names: list[str]) -> Flow:
+        """The rows of files as they pass by."""
+        section, sources = self.section, open_sources(names, self.locate)
+        positions = section.packing_length or self.max_length
+
+        def encoded(blocks: Iterable[Block], folder: Path) -> Iterator[Encoded]:
+            files = (f"{number}.arrow" for number in count())
+            return encode(
+                blocks, self.spec, self.settings, folder, processes=section.processes, names=files
+            )
+
+        return Flow(
+            lanes=lanes(sources, section.weights, section.shuffle_buffer),
+            stopping=section.stopping,
+            seed=section.seed,
+            encode=encoded,
+            collect=self.collected,
+            settings=f"{self.spec.fingerprint}:{self.settings}:{self.max_length}:"
+            f"{section.overflow}:{section.shuffle_buffer}",
+            window=positions if section.packing else None,
+        )
+
+    @property
+    def settings(self) -> EncodeSettings:
+        """What decides the tokens of a row."""
         section = self.section
         names = (("{{NAME}}", section.model_name), ("{{AUTHOR}}", section.model_author))
         return EncodeSettings(
@@ -82,21 +136,25 @@ def prepare(workshop: Workshop, train: list[str]) -> Prepared:
         DataError: a file cannot be read, or nothing usable is left.
     """
     section = workshop.section
-    ledger = Ledger()
-    samples = workshop.samples(train, "--dataset", ledger)
+    ledger, flow = Ledger(), None
+    if section.streaming:
+        flow = workshop.flow(train)
+        samples, ledger = flow.first()
+    else:
+        samples = workshop.samples(train, "--dataset", ledger, section.cached)
     if not len(samples):
         raise DataError(_nothing(ledger))
-    if section.val:
+    if section.val or section.cached_val:
         apart = Ledger()
-        val = workshop.samples(section.val, "--val_dataset", apart)
+        val = workshop.samples(section.val, "--val_dataset", apart, section.cached_val)
         if not len(val):
             raise DataError(f"--val_dataset: {_nothing(apart)}")
         ledger.add(apart)
     else:
         samples, val = _apart(samples, section)
-    if section.weights:
-        samples = _interleaved(samples, section, train)
-    return Prepared(samples, val, ledger)
+    if section.weights and not flow:
+        samples = _interleaved(samples, section, [*train, *section.cached])
+    return Prepared(samples, val, ledger, flow)
 
 
 def _apart(samples: Samples, section: ConversationsSection) -> tuple[Samples, Samples]:

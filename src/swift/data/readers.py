@@ -6,6 +6,7 @@ that is one object, which JSON lets nobody read in parts.
 
 from __future__ import annotations
 
+import base64
 import bz2
 import csv
 import gzip
@@ -293,8 +294,14 @@ def _txt(path: Path, name: str) -> Rows:
 
 
 def dump(row: Any) -> bytes:
-    """A row as the bytes of its JSON."""
-    return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    """A row as the bytes of its JSON; binary values (images in tables) become ``data:`` URLs."""
+    return json.dumps(row, ensure_ascii=False, default=_as_text).encode("utf-8", "surrogatepass")
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"data:;base64,{base64.b64encode(value).decode()}"
+    return str(value)
 
 
 _READERS: dict[str, Callable[[Path, str], Rows]] = {

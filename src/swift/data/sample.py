@@ -210,7 +210,10 @@ def _fit(
     cut &= kept
     account = ledger.account(block.source.name)
     account.kept += int((kept & ~cut).sum())
-    account.cut += int(cut.sum())
+    if overflow == "split":
+        account.split += int(cut.sum())
+    else:
+        account.cut += int(cut.sum())
     account.samples += int(keep.sum())
     too_long = set(row_S[long].tolist())
     for row in sorted(set(row_S.tolist()) - set(np.flatnonzero(kept).tolist())):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from swift.data.names import Name, files_of, matching, parse
+from swift.data.names import Name, choose, files_of, matching, parse
 from swift.data.readers import by_line, dump, records
 from swift.errors import ConfigError
 from swift.hub.catalog import Entry, entry_of
@@ -23,6 +23,9 @@ from swift.hub.locate import find_adapter, find_dataset, find_model
 
 BLOCK = 2048
 """Rows in one block: small enough to spread over processes, large enough to be worth a file."""
+
+Locate = Callable[[str, Callable[[list[str]], Sequence[str]]], Path]
+"""A name on a hub, and which of the files there are wanted -> the local folder."""
 
 _BLOCK_BYTES = 16 << 20  # a block of long rows ends when it has this many bytes
 
@@ -93,14 +96,12 @@ def _find(name: str) -> None:
         files_of(bare, path)
 
 
-def open_sources(
-    names: list[str], locate: Callable[[str], Path], *, flag: str = "--dataset"
-) -> list[Source]:
+def open_sources(names: list[str], locate: Locate, *, flag: str = "--dataset") -> list[Source]:
     """The files behind the names of a configuration.
 
     Args:
         names: paths, patterns or hub names, each perhaps with ``:subset/split`` and ``#rows``.
-        locate: finds the local file or folder of a name.
+        locate: fetches what is on no disk yet.
         flag: named in errors.
 
     Raises:
@@ -122,27 +123,28 @@ def open_sources(
     return sources
 
 
-def _files(
-    name: Name, locate: Callable[[str], Path], entry: Entry | None
-) -> list[tuple[str, Path]]:
+def _files(name: Name, locate: Locate, entry: Entry | None) -> list[tuple[str, Path]]:
     """The files of a name, and how each is shown."""
     if name.is_pattern:
         return [(str(file), file) for file in matching(name)]
-    path = locate(name.path)
     subset = entry.subsets[0] if entry and entry.subsets else None
+    path = find_dataset(name.path)
+    if path is None:
+        path = locate(name.path, lambda files: choose(name, files, subset))
     return [
         (name.path if path == file else f"{name.path}/{file.relative_to(path)}", file)
         for file in files_of(name, path, subset)
     ]
 
 
-def read(sources: Sequence[Source], seed: int) -> Iterator[Block]:
+def read(sources: Sequence[Source], seed: int, size: int = BLOCK) -> Iterator[Block]:
     """The rows of all sources, in order, in blocks.
 
     Args:
         sources: files; of a data set with ``take`` below its number of rows, that many are picked
             at random from all its files together.
         seed: of that choice.
+        size: most rows of a block.
 
     Raises:
         DataError: a file cannot be read at all.
@@ -151,34 +153,36 @@ def read(sources: Sequence[Source], seed: int) -> Iterator[Block]:
         files = list(group)
         if files[0].take is None or len(files) == 1:
             for source in files:
-                yield from blocks(source, seed)
+                yield from blocks(source, seed, size)
             continue
         counts = [_count(source) for source in files]
         picked = _pick(sum(counts), files[0].take, seed)
         ends = np.cumsum(counts)
         for source, end, count in zip(files, ends, counts, strict=True):
-            yield from _blocks(source, None if picked is None else picked[end - count : end])
+            mine = None if picked is None else picked[end - count : end]
+            yield from _blocks(source, mine, size)
 
 
-def blocks(source: Source, seed: int) -> Iterator[Block]:
-    """The rows of one source, in order, ``BLOCK`` at a time.
+def blocks(source: Source, seed: int, size: int = BLOCK) -> Iterator[Block]:
+    """The rows of one source, in order, ``size`` at a time.
 
     Args:
         source: a file; with ``take`` below its number of rows, that many are picked at random.
         seed: of that choice.
+        size: most rows of a block.
 
     Raises:
         DataError: the file cannot be read at all.
     """
     picked = None if source.take is None else _pick(_count(source), source.take, seed)
-    return _blocks(source, picked)
+    return _blocks(source, picked, size)
 
 
 def _count(source: Source) -> int:
     return sum(1 for _ in rows(source))
 
 
-def _blocks(source: Source, picked: np.ndarray[Any, Any] | None) -> Iterator[Block]:
+def _blocks(source: Source, picked: np.ndarray[Any, Any] | None, most: int) -> Iterator[Block]:
     lines: list[int] = []
     raw: list[bytes] = []
     size = 0
@@ -188,7 +192,7 @@ def _blocks(source: Source, picked: np.ndarray[Any, Any] | None) -> Iterator[Blo
         lines.append(line)
         raw.append(row)
         size += len(row)
-        if len(raw) == BLOCK or size > _BLOCK_BYTES:
+        if len(raw) == most or size > _BLOCK_BYTES:
             yield Block(source, lines, raw)
             lines, raw, size = [], [], 0
     if raw:

@@ -6,7 +6,6 @@ nothing but k, and one process with two micro-batches sees the same step as two 
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from swift.data.sample import Sample, Samples
 
 Array = np.ndarray[Any, Any]
 
+_WINDOW_STEPS = 50  # steps within which samples of like length are brought together
+
 
 @dataclass(frozen=True)
 class Order:
@@ -40,6 +41,7 @@ class Order:
     shuffle: bool = True
     seed: int = 42
     drop_last: bool = False
+    lengths: Array | None = None  # of every group: bring like lengths into a step
 
     @property
     def groups_per_step(self) -> int:
@@ -58,26 +60,51 @@ class Order:
         Every process has the same number of them; the last may be empty.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._epoch(epoch)
-        chosen = order[place * self.groups_per_step :][: self.groups_per_step]
-        stride = self.batch_size * self.processes
-        count = math.ceil(len(chosen) / stride)
-        parts = []
-        for i in range(count):
-            left = i * stride + process * self.batch_size
-            part = chosen[left : left + self.batch_size] if left < len(chosen) else chosen[:0]
-            parts.append([int(sample) for group in part for sample in self.groups[int(group)]])
-        return parts
+        chosen = self.sequence(epoch)[place * self.groups_per_step :][: self.groups_per_step]
+        return [
+            [int(sample) for group in part for sample in self.groups[int(group)]]
+            for part in deal(chosen, self, process)
+        ]
 
-    def _epoch(self, epoch: int) -> Array:
-        if not self.shuffle:
-            return np.arange(len(self.groups))
-        return _permutation(len(self.groups), self.seed, epoch)
+    def sequence(self, epoch: int) -> Array:
+        """The groups in the order in which an epoch takes them."""
+        count = len(self.groups)
+        order = _permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
+        if self.lengths is None:
+            return order
+        return _alike(order, self.lengths, self.groups_per_step, self.seed, epoch)
+
+
+def deal(chosen: Any, order: Order, process: int) -> Iterator[Any]:
+    """What a process gets of the groups of a step, micro-batch by micro-batch.
+
+    Every process gets as many of them; the last may be empty.
+    """
+    stride = order.batch_size * order.processes
+    for begin in range(0, len(chosen), stride):
+        left = begin + process * order.batch_size
+        yield chosen[left : left + order.batch_size]
 
 
 @lru_cache(maxsize=2)
 def _permutation(count: int, seed: int, epoch: int) -> Array:
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _alike(order: Array, lengths: Array, size: int, seed: int, epoch: int) -> Array:
+    """Steps of like lengths: sorted within windows of an order, and the steps drawn anew there.
+
+    The groups that fill no whole step stay at the end; they are the shortest of their window.
+    """
+    random = np.random.default_rng([seed, epoch, size])
+    parts = []
+    for begin in range(0, len(order), _WINDOW_STEPS * size):
+        window = order[begin : begin + _WINDOW_STEPS * size]
+        window = window[np.argsort(-lengths[window], kind="stable")]
+        whole = len(window) // size * size
+        steps_SG = window[:whole].reshape(-1, size)
+        parts += [random.permutation(steps_SG).reshape(-1), window[whole:]]
+    return np.concatenate(parts)
 
 
 class _Singles(Sequence[Any]):
@@ -109,11 +136,31 @@ class _Packs(Sequence[Any]):
         return self._samples[self._starts[i] : self._starts[i + 1]]
 
 
-def group(samples: Samples, capacity: int | None) -> Sequence[Any]:
-    """Groups of samples: packs of at most ``capacity`` positions, or (None) one sample each."""
+def group(samples: Samples, capacity: int | None, window: int | None = None) -> Sequence[Any]:
+    """Groups of samples: packs of at most ``capacity`` positions, or (None) one sample each.
+
+    Args:
+        samples: what is laid out.
+        capacity: positions of a pack.
+        window: samples that are packed among themselves; None: all of them.
+    """
     if capacity is None:
         return _Singles(len(samples))
-    return _Packs(best_fit(samples.lengths_S, capacity))
+    lengths, size = samples.lengths_S, window or max(1, len(samples))
+    return _Packs(
+        [
+            begin + pack
+            for begin in range(0, len(lengths), size)
+            for pack in best_fit(lengths[begin : begin + size], capacity)
+        ]
+    )
+
+
+def lengths_of(samples: Samples, groups: Sequence[Any]) -> Array:
+    """Tokens of every group."""
+    if isinstance(groups, _Singles):
+        return samples.lengths_S
+    return np.array([samples.lengths_S[group].sum() for group in groups])
 
 
 class _Batches(Dataset[Sample]):

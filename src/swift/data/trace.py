@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+from swift.data.flow import Flow, dealt
 from swift.data.sample import Samples
-from swift.data.stream import Order
+from swift.data.stream import Order, deal
 from swift.data.survey import packs_in_order
+
+_BEGINNING = 80  # tokens of a row that are kept to be shown
 
 
 @dataclass(frozen=True)
 class Traced:
     """A sample in a step."""
 
-    sample: int  # its index
+    sample: int  # its index, in a stream that in its window
     place: str  # of its row
     tokens: int
     learned: int  # tokens, the first one left out
     weight: float  # sum of the weights of those
     process: int
     micro_batch: int  # of its process in this step, counted from 0
-    group: int  # pack (or single sample) in the order of its epoch, counted from 0
+    group: int  # pack (or single sample) in the order of its epoch, of a stream in the step
+    begins: list[int]  # its first tokens
 
 
 def trace(samples: Samples, order: Order, step: int) -> list[Traced]:
@@ -37,6 +42,18 @@ def trace(samples: Samples, order: Order, step: int) -> list[Traced]:
         for process in range(order.processes)
         for number in range(len(order.micro_batches(step, process)))
         for group, i in _places(order, step, process, number)
+    ]
+
+
+def trace_flow(flow: Flow, order: Order, step: int) -> list[Traced]:
+    """The same of a stream: its rows are read up to that step."""
+    chosen = list(enumerate(next(islice(dealt(flow, order), step, None), [])))
+    return [
+        _traced(samples, int(i), process, number, group)
+        for process in range(order.processes)
+        for number, part in enumerate(deal(chosen, order, process))
+        for group, (samples, indices) in part
+        for i in indices
     ]
 
 
@@ -63,4 +80,5 @@ def _traced(samples: Samples, i: int, process: int, number: int, group: int) -> 
         process=process,
         micro_batch=number,
         group=group,
+        begins=sample.tokens[:_BEGINNING].tolist(),
     )

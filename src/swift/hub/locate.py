@@ -48,7 +48,7 @@ def locate_model(
     path = find_model(name)
     if path is None:
         patterns = [*remote.MODEL_FILES, *(["*.py"] if code else [])]
-        return _checkpoint(remote.fetch(name, "model", revision, hub, patterns, say), name)
+        return _checkpoint(remote.fetch_model(name, revision, hub, patterns, say), name)
     return gguf.convert(path, cache_dir() / "gguf", dtype, say) if path.is_file() else path
 
 
@@ -86,6 +86,7 @@ def find_adapter(name: str) -> Path:
 
 def locate_dataset(
     name: str,
+    choose: remote.Choice = lambda files: files,
     *,
     hub: str = "auto",
     say: Callable[[str], None] = lambda _: None,
@@ -94,6 +95,7 @@ def locate_dataset(
 
     Args:
         name: a path, a name in the catalog, or a hub name, perhaps behind ``hf::`` or ``ms::``.
+        choose: of the files on the hub those that are wanted.
         hub: ``auto``, ``huggingface`` or ``modelscope``.
         say: told what takes long.
 
@@ -105,7 +107,8 @@ def locate_dataset(
         return path
     hub, name = _on_hub(name, hub)
     try:
-        return remote.fetch(name, "dataset", None, hub, remote.DATA_FILES, say)
+        record = cache_dir() / "hub" / f"{name.replace('/', '--')}.json"
+        return remote.fetch_rows(name, hub, choose, record, say)
     except ConfigError as error:
         close = close_to(name) if "/" not in name else []
         hint = f"; the catalog has {', '.join(close)} (swift datasets)" if close else ""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from swift.chat.message import Conversation, Message
-from swift.data.formats.form import formats, understand
+from swift.data.encode import EncodeSettings, read_row
+from swift.data.formats.form import formats
+from swift.data.formats.meaning import Meaning, Prompt, kind_of
 from swift.data.source import Source, read
 from swift.errors import DataError
 from swift.infer.talk import Talker
@@ -25,52 +27,50 @@ class Question:
     asked: Conversation
     label: str | None  # the answer that the row had
 
+    @property
+    def before(self) -> tuple[Message, ...]:
+        """The messages before the answer, which may have begun."""
+        messages = self.asked.messages
+        return messages[:-1] if messages[-1].prefix else messages
 
-def questions(
-    sources: Sequence[Source], seed: int, columns: dict[str, str], system: str | None
-) -> Iterator[Question | tuple[int, str, str]]:
+
+Rows = Iterator[Question | tuple[int, str, str]]
+"""Questions, and rows that cannot be used as (number, place, why)."""
+
+
+def questions(sources: Sequence[Source], seed: int, settings: EncodeSettings) -> Rows:
     """The rows of a data set as questions; a row that cannot be used as (number, place, why)."""
-    known = formats()
+    known = sorted([*formats("chat"), *formats("prompt")], key=lambda form: form.name == "text")
     number = -1
     for block in read(sources, seed):
         for line, raw in zip(block.lines, block.rows, strict=True):
             number += 1
             place = block.source.place(line)
             try:
-                yield _question(number, place, raw, known, columns, system)
-            except (DataError, ValueError) as error:
+                yield _question(number, place, read_row(raw, settings, known))
+            except (DataError, RecursionError) as error:
                 yield number, place, str(error)
 
 
-def _question(
-    number: int,
-    place: str,
-    raw: bytes,
-    known: list[Any],
-    columns: dict[str, str],
-    system: str | None,
-) -> Question:
-    row = json.loads(raw)
-    if isinstance(row, dict):
-        row = {columns.get(name, name): value for name, value in row.items()}
-        if not ({"response", "answer", "output"} & set(row)) and "query" in row:
-            row = {**row, "response": ""}
-    meaning = understand(row, known)
+def _question(number: int, place: str, meaning: Meaning) -> Question:
+    if isinstance(meaning, Prompt):
+        meaning = meaning.conversation
     if not isinstance(meaning, Conversation):
-        raise DataError("a plain text is no question")
+        raise DataError(f"a {kind_of(meaning)} is no question")
     messages, label = list(meaning.messages), None
-    if messages and messages[-1].role == "assistant":
-        label = str(messages.pop().content) or None
+    last = messages.pop() if messages and messages[-1].role == "assistant" else None
+    if last:
+        label = str(last.content) if last.content and last.content != last.prefix else None
     if not messages or messages[-1].role not in ("user", "tool"):
         raise DataError("there is no message of a user or a tool to answer")
-    if system and messages[0].role != "system":
-        messages.insert(0, Message("system", system))
+    if last and last.prefix:
+        messages.append(last)
     return Question(number, place, replace(meaning, messages=tuple(messages)), label)
 
 
 def answer_all(
     talker: Talker,
-    rows: Iterator[Question | tuple[int, str, str]],
+    rows: Rows,
     result: Path,
     batch_size: int,
     progress: Callable[[int, int], None],
@@ -133,7 +133,7 @@ def _answer(talker: Talker, batch: list[Question | tuple[int, str, str]]) -> lis
                     "response": message.content,
                     "labels": row.label,
                     "finish_reason": completion.finish_reason,
-                    "messages": [turn.for_template() for turn in (*row.asked.messages, message)],
+                    "messages": [turn.for_template() for turn in (*row.before, message)],
                 }
             )
     return lines

@@ -72,6 +72,8 @@ def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
     if section.thinking is None and not section.template_kwargs:
         found["thinking"] = known.get("thinking")
         found["template_kwargs"] = known.get("template_kwargs") or {}
+    if section.response_prefix is None:
+        found["response_prefix"] = known.get("response_prefix")
     if section.dtype == "auto":
         found["dtype"] = known.get("dtype", "auto")
     return section.model_copy(update=found), before

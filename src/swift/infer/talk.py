@@ -26,7 +26,11 @@ class Talker:
     sampling: Sampling
 
     def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
-        """The answer to each conversation, and the completion it was read from."""
+        """The answer to each conversation, and the completion it was read from.
+
+        Where the last message is an answer with a ``prefix``, the model goes on behind it; the
+        answer holds it.
+        """
         sampling = self._sampling()
         completions = self.engine.generate([Request(self._prompt(one), sampling) for one in asked])
         return [
@@ -38,25 +42,36 @@ class Talker:
         """One answer, shown piece by piece."""
         parser = self.renderer.parser(asked.template_kwargs)
         request = Request(self._prompt(asked), self._sampling())
+        for token in (given := self._given(asked)):
+            show(parser.push(token))
         self.engine.generate([request], on_token=lambda token: show(parser.push(token)))
         show(parser.close())
-        return self._without_stop(parser.message())
+        return self._without_stop(parser.message(), given, asked)
 
     def _prompt(self, asked: Conversation) -> list[int]:
         if asked.media:
             raise RenderError("images, video and audio are not supported yet")
         return self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
 
+    def _given(self, asked: Conversation) -> list[int]:
+        return self.renderer.given(asked.messages, asked.tools, asked.template_kwargs)
+
     def _sampling(self) -> Sampling:
         return replace(self.sampling, stop_ids=tuple(sorted(self.renderer.stop_ids)))
 
     def _read(self, completion: Completion, asked: Conversation) -> Message:
-        return self._without_stop(self.renderer.parse(completion.tokens, asked.template_kwargs))
+        given = self._given(asked)
+        tokens = [*given, *completion.tokens]
+        message = self.renderer.parse(tokens, asked.template_kwargs)
+        return self._without_stop(message, given, asked)
 
-    def _without_stop(self, message: Message) -> Message:
-        """Stop texts are not part of an answer."""
+    def _without_stop(self, message: Message, given: list[int], asked: Conversation) -> Message:
+        """Stop texts are not part of an answer, but of what is given of it."""
+        if not self.sampling.stop:
+            return message
         text = str(message.content)
-        ends = [at for stop in self.sampling.stop if (at := text.find(stop)) >= 0]
+        start = len(str(self.renderer.parse(given, asked.template_kwargs).content))
+        ends = [at for stop in self.sampling.stop if (at := text.find(stop, start)) >= 0]
         return replace(message, content=text[: min(ends)]) if ends else message
 
 

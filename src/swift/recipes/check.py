@@ -58,12 +58,15 @@ def _run(session: Session, plan: Plan, data: Prepared) -> Table:
     made.show_header = False
     made.columns[1].justify = "left"
     groups = f"{len(order.groups):,} packs" if config.data.packing else "no packing"
+    share = "of a stream" if data.flow else f"{order.steps_per_epoch:,} an epoch"
+    begin = "the stream begins with " if data.flow else ""
     rows = {
         "model": f"{config.model.path} ({dtype_name(session.compute)}, {session.mesh.device.type})",
-        "samples": f"{len(data.train):,} to train on, {len(data.val):,} to evaluate on; {groups}",
+        "samples": f"{begin}{len(data.train):,} to train on, {len(data.val):,} to evaluate on; "
+        f"{groups}",
         "tokens": f"{tokens:,}, of which {learned:,} are learned ({learned / tokens:.0%})",
         "longest": f"{int(data.train.lengths_S.max()):,} tokens of at most {plan.max_length:,}",
-        "steps": f"{plan.steps:,} ({order.steps_per_epoch:,} an epoch, "
+        "steps": f"{plan.steps:,} ({share}, "
         f"{order.groups_per_step} {'packs' if config.data.packing else 'samples'} each: "
         f"{order.batch_size} x {order.accumulation} x {order.processes} processes)",
         "learning rate": f"{plan.learning_rate:g}, {config.schedule.kind}",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from swift.config.data import DataSection
 from swift.config.infer import InferSection
 from swift.config.runs import InferConfig
-from swift.data.source import Source, check_inputs, open_sources
+from swift.data.encode import EncodeSettings
+from swift.data.source import check_inputs, open_sources
 from swift.errors import ConfigError
 from swift.hub.locate import locate_dataset
-from swift.infer.batch import answer_all, questions
+from swift.infer.batch import Rows, answer_all, questions
 from swift.infer.load import Trained, load_talker, settle
 from swift.infer.talk import Talker, Terminal
 from swift.observe.log import Log, quiet_libraries
@@ -27,7 +29,7 @@ def run(config: InferConfig, world: World) -> None:
     names = _names(config, before)
     check_inputs([model.path or ""], model.adapters, {"--val_dataset": names})
     sources = open_sources(
-        names, lambda name: locate_dataset(name, hub=model.hub, say=log), flag="--val_dataset"
+        names, partial(locate_dataset, hub=model.hub, say=log), flag="--val_dataset"
     )
     system = config.data.system or before.get("data", "system")
     result = _result_path(config) if names else None
@@ -39,7 +41,9 @@ def run(config: InferConfig, world: World) -> None:
     if result is None:
         Terminal(talker, system, config.infer.stream).run()
         return
-    _answer(config.data, config.infer, sources, system, result, talker, log)
+    settings = EncodeSettings.of("chat", config.data, config.external_plugins)
+    rows = questions(sources, config.data.seed, replace(settings, system=system))
+    _answer(rows, config.infer, result, talker, log)
 
 
 def _names(config: InferConfig, before: Trained) -> list[str]:
@@ -63,10 +67,8 @@ def _result_path(config: InferConfig) -> Path:
 
 
 def _answer(
-    data: DataSection,
+    rows: Rows,
     settings: InferSection,
-    sources: list[Source],
-    system: str | None,
     result: Path,
     talker: Talker,
     log: Log,
@@ -76,6 +78,5 @@ def _answer(
     def progress(answered: int, before: int) -> None:
         log(f"  {before + answered} rows ({answered / (time.perf_counter() - begun):.1f} rows/s)")
 
-    rows = questions(sources, data.seed, dict(data.columns), system)
     failed = answer_all(talker, rows, result, settings.batch_size, progress)
     log(f"answers: {result}" + (f"; {failed} rows could not be answered" if failed else ""))

@@ -17,7 +17,7 @@ from swift.parallel.world import World
 from swift.recipes import inspect_terminal as terminal
 from swift.recipes.inspect_page import Page, page
 from swift.train import setup
-from swift.train.plan import max_length_of, order_of
+from swift.train.plan import capacity_of, max_length_of, order_of
 
 _TERMINAL = 600  # tokens of a sample in the terminal
 _PAGE = 100_000  # tokens on the page: more would make a browser slow
@@ -33,8 +33,9 @@ def run(config: InspectingConfig, world: World) -> None:
         renderer = renderer_for(session.base, config.model)
         texts = isinstance(config, InspectTextsConfig)
         data = setup.prepare_data(session, renderer, "text" if texts else "chat")
-        capacity = max_length_of(config, session.base)
-        order = order_of(config, data.train, capacity, world.size)
+        length = max_length_of(config, session.base)
+        order = order_of(config, data.train, length, world.size)
+        capacity = capacity_of(config, length)
     content = _content(config, data, order, capacity, renderer)
     out = terminal.console()
     terminal.report(out, content.facts, data.ledger, content.survey)

@@ -52,6 +52,7 @@ def run(
                 reason = fit(
                     setup.make_job(session, learner, keeper, plan, data, stopping, outlets), state
                 )
+            setup.close_flow(session, folder, data)
         result = outcome(folder, state, reason)
         if world.is_main:
             result.announce(log)

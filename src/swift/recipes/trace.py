@@ -9,9 +9,7 @@ from rich.text import Text
 from swift.chat.load import renderer_for
 from swift.chat.render import Renderer
 from swift.config.runs import TraceConfig
-from swift.data.prepare import Prepared
-from swift.data.stream import Order
-from swift.data.trace import Traced, trace
+from swift.data.trace import Traced, trace, trace_flow
 from swift.errors import ConfigError
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import open_mesh
@@ -22,7 +20,7 @@ from swift.train import setup
 from swift.train.past import Past, check_past, open_past
 from swift.train.plan import max_length_of, order_of, steps_of
 
-_BEGINNING = 80  # tokens and characters of a row's text
+_BEGINNING = 80  # characters of a row's text
 
 
 def run(config: TraceConfig, world: World) -> None:
@@ -37,29 +35,34 @@ def run(config: TraceConfig, world: World) -> None:
         data = setup.prepare_data(session, renderer, "text" if past.texts else "chat")
         length = max_length_of(trained, session.base)
     order = order_of(trained, data.train, length, config.processes or past.processes or 1)
-    check_past(past, setup.order_record(trained, order, data.train, length), data.ledger)
+    check_past(past, setup.order_record(trained, order, data, length), data.ledger)
     steps = steps_of(trained, order)
     if config.step > steps:
         raise ConfigError(f"--step {config.step}: this run has {steps:,} steps")
-    rows = trace(data.train, order, config.step - 1)
-    _print(config, past, order, rows, data, renderer)
+    step = config.step - 1
+    if data.flow:
+        rows = trace_flow(data.flow, order, step)
+        where = f"of a stream, epoch {data.flow.place.epoch + 1:,}"
+    else:
+        rows = trace(data.train, order, step)
+        epoch, place = divmod(step, order.steps_per_epoch)
+        where = f"step {place + 1:,} of {order.steps_per_epoch:,} in epoch {epoch + 1:,}"
+    _print(config, past, where, rows, renderer)
     _compare(past, config.step, rows, log)
 
 
 def _print(
     config: TraceConfig,
     past: Past,
-    order: Order,
+    where: str,
     rows: list[Traced],
-    data: Prepared,
     renderer: Renderer,
 ) -> None:
     """The rows as a table, with the columns that tell them apart."""
     packing = past.config.data.packing
-    epoch, place = divmod(config.step - 1, order.steps_per_epoch)
     title = (
-        f"Step {config.step:,}: step {place + 1:,} of {order.steps_per_epoch:,} in epoch "
-        f"{epoch + 1:,}; {len(rows):,} samples, {sum(row.tokens for row in rows):,} tokens, "
+        f"Step {config.step:,}: {where}; {len(rows):,} samples, "
+        f"{sum(row.tokens for row in rows):,} tokens, "
         f"{sum(row.learned for row in rows):,} learned"
     )
     columns = ["row", "tokens", "learned", "process", "micro-batch"]
@@ -69,14 +72,13 @@ def _print(
     for row in rows:
         numbers = [row.tokens, row.learned, row.process, row.micro_batch + 1]
         numbers += [row.group + 1] if packing else []
-        text = [Text(_beginning(data, row, renderer))] if config.text else []
+        text = [Text(_beginning(row, renderer))] if config.text else []
         listed.add_row(Text(row.place), *(f"{number:,}" for number in numbers), *text)
     console().print(listed)
 
 
-def _beginning(data: Prepared, row: Traced, renderer: Renderer) -> str:
-    tokens = data.train[row.sample].tokens[:_BEGINNING].tolist()
-    text = renderer.tokenizer.decode(tokens, keep_special=True)
+def _beginning(row: Traced, renderer: Renderer) -> str:
+    text = renderer.tokenizer.decode(row.begins, keep_special=True)
     return visible(" ".join(text.split()))[:_BEGINNING]
 
 

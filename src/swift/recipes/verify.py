@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -40,9 +40,7 @@ def run(config: VerifyConfig, world: World) -> None:
     log = Log(world.is_main)
     model, _ = settle(config.model)
     check_inputs([model.path or ""], model.adapters, {"--dataset": config.data.train})
-    sources = open_sources(
-        config.data.train, lambda name: locate_dataset(name, hub=model.hub, say=log)
-    )
+    sources = open_sources(config.data.train, partial(locate_dataset, hub=model.hub, say=log))
     if config.dry_run:
         log(f"would try {model.path} on {' '.join(['built-in shapes', *config.data.train])}")
         return
@@ -101,7 +99,8 @@ def _show_shapes(console: Console, tried: Tried) -> int:
 
 
 def _show_rows(console: Console, tally: Tally) -> None:
-    table = _table(f"{tally.rows:,} rows", "property", *_STYLES)
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.kinds.most_common())
+    table = _table(f"{tally.rows:,} rows: {kinds}", "property", *_STYLES)
     for name in PROPERTIES:
         counts = [(status, tally.counts[name, status]) for status in _STYLES]
         cells = (Text(f"{n:,}", style=_STYLES[s] if n else "dim") for s, n in counts)

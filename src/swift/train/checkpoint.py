@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
+from swift.data.flow import Flow
 from swift.errors import CheckpointError
 from swift.models.save import copy_beside, save_model
 from swift.parallel.mesh import Mesh, whole
@@ -58,6 +59,7 @@ class Keeper:
     order: dict[str, Any]  # what decides the order of samples
     keep: int | None
     only_model: bool
+    flow: Flow | None = None  # where the run stands in rows that pass by
 
     def save(self, state: TrainState) -> None:
         """Write ``checkpoint-<step>`` and remove old ones.
@@ -109,6 +111,8 @@ class Keeper:
         torch.save(_random_state(), inner / f"random-{self.mesh.world.rank}.pt")
         if self.mesh.world.is_main:
             record = {"state": state.as_dict(), "order": self.order}
+            if self.flow:
+                record["flow"] = self.flow.as_dict()
             (inner / "state.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
 
     def _weights(self) -> dict[str, torch.Tensor]:
@@ -174,6 +178,8 @@ class Keeper:
         mine = inner / f"random-{self.mesh.world.rank}.pt"
         if mine.exists():
             _set_random_state(torch.load(mine, weights_only=False))
+        if self.flow:
+            self.flow.go_on(record["flow"])
         return TrainState(**record["state"])
 
 

@@ -41,7 +41,8 @@ class Job:
     rate: Callable[[int], float]  # learning rate of a step (counted from 0)
     windows: Windows
     steps: int  # of the whole run
-    steps_per_epoch: int
+    epoch: Callable[[int], float]  # passes over the data that a number of steps is
+    steps_per_epoch: float  # infinite where nobody knows
     section: TrainSection
     mesh: Mesh
     compute: torch.dtype
@@ -206,7 +207,7 @@ def _report(job: Job, state: TrainState, clock: _Clock) -> None:
         "token_accuracy": state.sums["token_accuracy"] / weight,
         "learning_rate": state.sums["learning_rate"],
         "grad_norm": state.sums["grad_norm"],
-        "epoch": state.step / job.steps_per_epoch,
+        "epoch": job.epoch(state.step),
         "learned_tokens": weight,
         "memory_gib": peak_bytes(job.mesh.device) / 2**30,
         **clock.lap(state, job.steps),

@@ -17,7 +17,7 @@ from swift.observe.sinks.jsonl import read as read_metrics
 from swift.train.checkpoint import latest
 
 _ROOTS: dict[str, type[SftConfig] | type[PtConfig]] = {"sft": SftConfig, "pt": PtConfig}
-_NUMBERS = ("rows", "kept", "cut", "samples")  # of a ledger's account
+_NUMBERS = ("rows", "kept", "cut", "split", "samples")  # of a ledger's account
 
 
 @dataclass(frozen=True)

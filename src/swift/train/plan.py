@@ -18,7 +18,7 @@ from swift.config.runs import TrainingConfig
 from swift.config.tuner import LoraSection
 from swift.data.batch import Batch
 from swift.data.sample import Samples
-from swift.data.stream import Order, group
+from swift.data.stream import Order, group, lengths_of
 from swift.losses.cross_entropy import chunk_rows
 from swift.models.anatomy import body, census, decoder_layers, vocabulary
 from swift.models.attention import PACKED, run_body
@@ -52,18 +52,27 @@ def learning_rate_of(config: TrainingConfig) -> float:
     return 1e-4 if isinstance(config.tuner, LoraSection) else 1e-5
 
 
+def capacity_of(config: TrainingConfig, max_length: int) -> int:
+    """Positions of a pack; without packing, those of the longest sample."""
+    data = config.data
+    return data.packing_length if data.packing and data.packing_length else max_length
+
+
 def order_of(config: TrainingConfig, samples: Samples, max_length: int, processes: int) -> Order:
-    """How the samples are dealt out over steps."""
+    """How the samples are dealt out over steps; of a stream, its first ones."""
     batch_size = config.train.batch_size
     accumulation = config.train.accumulation or max(1, math.ceil(16 / (batch_size * processes)))
+    capacity = capacity_of(config, max_length) if config.data.packing else None
+    groups = group(samples, capacity, config.data.packing_window)
     return Order(
-        group(samples, max_length if config.data.packing else None),
+        groups,
         batch_size,
         accumulation,
         processes,
         config.data.shuffle,
         config.data.seed,
         config.train.drop_last,
+        lengths_of(samples, groups) if config.data.group_by_length else None,
     )
 
 
@@ -75,6 +84,9 @@ def eval_order_of(config: TrainingConfig, samples: Samples, processes: int) -> O
 
 def steps_of(config: TrainingConfig, order: Order) -> int:
     """Steps of the whole run."""
+    if config.data.streaming:
+        assert config.train.max_steps is not None
+        return config.train.max_steps
     steps = math.ceil(config.train.epochs * order.steps_per_epoch)
     return min(steps, config.train.max_steps or steps)
 
@@ -215,8 +227,8 @@ def budget_of(
 def _largest_micro_batch(
     config: TrainingConfig, order: Order, lengths: Any, max_length: int
 ) -> int:
-    if config.data.packing:
-        return config.train.batch_size * max_length
+    if config.data.packing or config.data.streaming:
+        return config.train.batch_size * capacity_of(config, max_length)
     top = sorted(lengths.tolist(), reverse=True)[: config.train.batch_size] if len(lengths) else [1]
     return int(sum(top))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +19,10 @@ from swift import registry
 from swift.chat.load import template_of
 from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
+from swift.data import flow
 from swift.data.batch import Batch
+from swift.data.ledger import Ledger
 from swift.data.prepare import Prepared, Workshop, prepare
-from swift.data.sample import Samples
 from swift.data.source import check_inputs
 from swift.data.stream import Order, steps
 from swift.errors import ResourceError
@@ -43,6 +46,7 @@ from swift.train.plan import (
     Budget,
     Shape,
     budget_of,
+    capacity_of,
     eval_order_of,
     learning_rate_of,
     max_length_of,
@@ -104,7 +108,7 @@ def prepare_data(session: Session, renderer: Renderer, kind: Literal["chat", "te
         kind=kind,
         max_length=max_length_of(config, session.base),
         cache=cache_dir() / "tokens",
-        locate=lambda name: locate_dataset(name, hub=config.model.hub, say=log),
+        locate=partial(locate_dataset, hub=config.model.hub, say=log),
         plugins=tuple(config.external_plugins),
         progress=progress,
     )
@@ -163,9 +167,10 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
         f"{dtype_name(session.compute)} on {session.mesh.device.type}"
     )
     session.log(
-        f"{len(data.train):,} samples, {tokens:,} tokens, {learned / tokens:.0%} of them learned; "
-        f"{plan.steps:,} steps of {order.groups_per_step} {unit}, "
-        f"{order.steps_per_epoch:,} an epoch"
+        f"{'a stream that begins with ' if data.flow else ''}{len(data.train):,} samples, "
+        f"{tokens:,} tokens, {learned / tokens:.0%} of them learned; "
+        f"{plan.steps:,} steps of {order.groups_per_step} {unit}"
+        + ("" if data.flow else f", {order.steps_per_epoch:,} an epoch")
     )
     budget = plan.budget
     again = ", activations computed again" if budget.again else ""
@@ -258,20 +263,23 @@ def make_keeper(
         compute=session.compute,
         config=dump_config(config),
         template=template_of(config.model.chat_template),
-        order=order_record(config, plan.order, data.train, plan.max_length),
+        order=order_record(config, plan.order, data, plan.max_length),
+        flow=data.flow,
         keep=config.train.keep,
         only_model=config.train.save_only_model,
     )
 
 
 def order_record(
-    config: TrainingConfig, order: Order, samples: Samples, max_length: int
+    config: TrainingConfig, order: Order, data: Prepared, max_length: int
 ) -> dict[str, Any]:
     """All that decides which samples are in which step, for comparison with another run."""
     return {
-        "samples": samples.fingerprint,
+        "samples": (data.flow or data.train).fingerprint,
         "samples in a step": order.groups_per_step,
-        "packing": config.data.packing and max_length,
+        "packing": config.data.packing and capacity_of(config, max_length),
+        "packing_window": config.data.packing_window,
+        "group_by_length": config.data.group_by_length,
         "shuffle": order.shuffle,
         "data seed": order.seed,
         "drop_last": order.drop_last,
@@ -284,14 +292,27 @@ def start(
     """Where the run begins: at its start, or where a checkpoint left it."""
     if session.mesh.world.is_main:
         (folder / "config.yaml").write_text(keeper.config, encoding="utf-8")
-        ledger = json.dumps(data.ledger.as_dict(), indent=2, ensure_ascii=False)
-        (folder / "ledger.json").write_text(ledger, encoding="utf-8")
+        write_ledger(folder, data.ledger)
     if checkpoint is None:
         if session.config.train.resume:
             session.log("nothing to resume yet: the run begins anew")
         return TrainState()
     session.log(f"going on from {checkpoint}")
     return keeper.restore(checkpoint)
+
+
+def close_flow(session: Session, folder: Path, data: Prepared) -> None:
+    """Say what became of the rows that passed by; of others it is known before the start."""
+    if data.flow and session.mesh.world.is_main:
+        write_ledger(folder, data.flow.ledger)
+        for line in data.flow.ledger.losses():
+            session.log(line)
+
+
+def write_ledger(folder: Path, ledger: Ledger) -> None:
+    """Put what became of every row beside a run."""
+    text = json.dumps(ledger.as_dict(), indent=2, ensure_ascii=False)
+    (folder / "ledger.json").write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -330,6 +351,11 @@ def make_job(
     pin, multiple = mesh.device.type == "cuda", row_multiple(mesh.device)
 
     def windows(first: int, last: int) -> Iterator[list[Batch]]:
+        if data.flow:
+            return flow.steps(
+                data.flow, plan.order, count=last - first, process=rank,
+                packed=packed, multiple=multiple, pin=pin,
+            )  # fmt: skip
         return steps(
             data.train, plan.order, first=first, last=last, process=rank,
             packed=packed, multiple=multiple, workers=config.data.workers, pin=pin,
@@ -349,7 +375,10 @@ def make_job(
         rate=lambda step: plan.rate(config, step),
         windows=windows,
         steps=plan.steps,
-        steps_per_epoch=plan.order.steps_per_epoch,
+        epoch=lambda step: (
+            data.flow.place.epoch if data.flow else step / plan.order.steps_per_epoch
+        ),
+        steps_per_epoch=math.inf if data.flow else plan.order.steps_per_epoch,
         section=config.train,
         mesh=mesh,
         compute=session.compute,

@@ -7,10 +7,11 @@ from typing import Any
 from swift.chat.message import Conversation, Message
 from swift.data.formats.form import Format, Row, text_of, unpacked
 from swift.data.formats.messages import conversation
+from swift.data.formats.turns import turns
 from swift.errors import DataError
 
-_QUERY = ("query", "prompt", "question", "problem", "instruction", "input", "user", "问题", "提问")
-_RESPONSE = (
+QUERY = ("query", "prompt", "question", "problem", "instruction", "input", "user", "问题", "提问")
+RESPONSE = (
     "response", "answer", "output", "completion", "target", "solution", "assistant", "回答", "答案",
 )  # fmt: skip
 
@@ -29,25 +30,32 @@ def history(value: Any) -> list[Message]:
     return messages
 
 
-def _columns(row: Row) -> tuple[str, str] | None:
-    query = next((name for name in _QUERY if name in row), None)
-    response = next((name for name in _RESPONSE if name in row), None)
-    return (query, response) if query and response else None
+def said(value: Any, column: str, role: str) -> list[Message]:
+    """What a column says: a text in this role, a message, or a list of messages."""
+    if isinstance(value, dict):
+        return turns([value], column)
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return turns(value, column)
+    return [Message(role, text_of(value, column))]
+
+
+def first_of(row: Row, names: tuple[str, ...]) -> str | None:
+    """The first of these columns that a row has."""
+    return next((name for name in names if name in row), None)
 
 
 def _read(row: Row) -> Conversation:
-    columns = _columns(row)
-    assert columns is not None
-    query, response = columns
-    turns = history(row.get("history"))
-    turns.append(Message("user", text_of(row[query], query)))
-    turns.append(Message("assistant", text_of(row[response], response)))
-    return conversation(turns, row)
+    query, response = first_of(row, QUERY), first_of(row, RESPONSE)
+    assert query is not None and response is not None
+    found = history(row.get("history"))
+    found += said(row[query], query, "user")
+    found += said(row[response], response, "assistant")
+    return conversation(found, row)
 
 
 FORMAT = Format(
     "query",
     '{"query": ..., "response": ...}',
-    lambda row: _columns(row) is not None,
+    lambda row: first_of(row, QUERY) is not None and first_of(row, RESPONSE) is not None,
     _read,
 )
