@@ -28,7 +28,7 @@ from swift.chat.given import cut, given
 from swift.chat.jinja import Template
 from swift.chat.message import Conversation, Message, Rendered, Text
 from swift.chat.parser import Parser
-from swift.chat.tokenizer import Encoding, Tokenizer
+from swift.chat.tokenizer import Tokenizer
 from swift.chat.turns import Turn, TurnTokens
 from swift.chat.weights import Strategy, factors_of, scale, within
 from swift.chat.weights import strategies as find_strategies
@@ -96,8 +96,8 @@ class Renderer:
         except RenderError:
             return set()
         _, said, behind = text.rpartition("zqanswerqz")
-        after = self.tokenizer.encode(behind) if said else Encoding([], [])
-        special = [id for id in after.ids if id in self.tokenizer.special_ids]
+        after = self.tokenizer.encode(behind).ids if said else []
+        special = [id for id in after if id in self.tokenizer.special_ids]
         return set(special[:1])
 
     def prompt(

@@ -8,26 +8,44 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any
 
 import tokenizers
 
+from swift.chat.words import Split, Words, find_words
 from swift.errors import RenderError
 
 _OPEN = "\ue000"
+_COMPARED = 64  # texts that are read both ways, before words are relied on
 _QUOTE = re.compile(f"{_OPEN}([0-9]+)\ue001")
 """A control token that somebody spelled in a message, while a template is being rendered."""
 
 
-@dataclass(frozen=True)
 class Encoding:
-    """Token ids, and for each the span of characters that it stands for."""
+    """Token ids, and where each lies in the text."""
 
-    ids: list[int]
-    spans: list[tuple[int, int]]
+    def __init__(self, ids: list[int], lefts: Callable[[], list[int]], split: Split | None) -> None:
+        self.ids = ids
+        self._make_lefts = lefts
+        self._split = split
+
+    @cached_property
+    def lefts(self) -> list[int]:
+        """The character at which every token begins."""
+        return self._make_lefts()
+
+    def index(self, at: int) -> int:
+        """The first token that begins at a character or behind it."""
+        found = None if self._split is None else self._split.index(at)
+        return bisect_left(self.lefts, at) if found is None else found
+
+    def left(self, index: int) -> int:
+        """The character at which a token begins."""
+        found = None if self._split is None else self._split.left(index)
+        return self.lefts[index] if found is None else found
 
 
 class Tokenizer:
@@ -47,6 +65,7 @@ class Tokenizer:
         control = sorted(known.values(), key=len, reverse=True)
         self._quotable = [*control, _OPEN]  # the mark itself is text too where somebody writes it
         self._quoted: dict[int, list[int]] = {}
+        self._compared = 0
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -90,32 +109,51 @@ class Tokenizer:
         Raises:
             RenderError: the text holds half of a surrogate pair.
         """
+        split = None if specials else self._split(text)
+        if split is not None:
+            return Encoding(split.ids, lambda: self._whole(text, False).lefts, split)
         try:
             if specials or _OPEN not in text:
-                found = self._backend.encode(text, add_special_tokens=specials)
-                return Encoding(found.ids, found.offsets)
+                return self._whole(text, specials)
             return self._encode_marked(text)
         except TypeError:  # how `tokenizers` says it
             raise RenderError("it holds half of a surrogate pair, which is no character") from None
 
+    def _split(self, text: str) -> Split | None:
+        """A text word by word; the first ones are compared with what the library says."""
+        found = self._words.split(text) if self._words else None
+        if found is not None and self._compared < _COMPARED:
+            self._compared += 1
+            if found.ids != self._backend.encode(text, add_special_tokens=False).ids:
+                self._words = found = None
+        return found
+
+    def _whole(self, text: str, specials: bool) -> Encoding:
+        found = self._backend.encode(text, add_special_tokens=specials)
+        return Encoding(found.ids, lambda: [left for left, _ in found.offsets], None)
+
+    @cached_property
+    def _words(self) -> Words | None:
+        return find_words(json.loads(self._definition), self._backend)
+
     def _encode_marked(self, text: str) -> Encoding:
         ids: list[int] = []
-        spans: list[tuple[int, int]] = []
+        lefts: list[int] = []
 
         def append(piece: str, start: int) -> None:
             found = self._backend.encode(piece, add_special_tokens=False)
             ids.extend(found.ids)
-            spans.extend((start + left, start + right) for left, right in found.offsets)
+            lefts.extend(start + left for left, _ in found.offsets)
 
         end = 0
         for mark in _QUOTE.finditer(text):
             append(text[end : mark.start()], end)
             quoted = self._quoted_ids(int(mark[1]))
             ids.extend(quoted)
-            spans.extend([mark.span()] * len(quoted))  # it covers its mark as a whole
+            lefts.extend([mark.start()] * len(quoted))  # each covers its mark as a whole
             end = mark.end()
         append(text[end:], end)
-        return Encoding(ids, spans)
+        return Encoding(ids, lambda: lefts, None)
 
     def _quoted_ids(self, number: int) -> list[int]:
         """The ids of a quotable token as plain text."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -45,10 +44,9 @@ class TurnTokens:
         if not all(self._keeps_prompt(text, encoding, turn.start) for turn in turns):
             return [self._apart(turn) for turn in turns]
         weights = [0.0] * len(encoding.ids)
-        lefts = [left for left, _ in encoding.spans]
         for turn in turns:
-            self._check_stop(encoding.ids[bisect_left(lefts, turn.end) - 1])
-            _weigh(weights, lefts, turn.parts)
+            self._check_stop(encoding.ids[encoding.index(turn.end) - 1])
+            _weigh(weights, encoding, 0, turn.parts)
         return [Rendered(encoding.ids, weights)]
 
     def _apart(self, turn: Turn) -> Rendered:
@@ -68,7 +66,7 @@ class TurnTokens:
             )
         self._check_stop(answer[-1])
         weights = [0.0] * len(answer)
-        _weigh(weights, [turn.start + left for left, _ in encoding.spans], turn.parts)
+        _weigh(weights, encoding, turn.start, turn.parts)
         return Rendered(prompt + answer, [0.0] * len(prompt) + weights)
 
     def _check_stop(self, id: int) -> None:
@@ -81,12 +79,12 @@ class TurnTokens:
         Tokenizers cut a text at control tokens first, so it is enough to tokenize the prompt from
         the last control token on.
         """
-        first = bisect_left(encoding.spans, start, key=lambda span: span[0])
+        first = encoding.index(start)
         since = first
         while since > 0 and encoding.ids[since - 1] not in self._tokenizer.special_ids:
             since -= 1
         since = max(since - 1, 0)
-        left = encoding.spans[since][0] if since < len(encoding.spans) else 0
+        left = encoding.left(since) if since < len(encoding.ids) else 0
         header = text[left:start]
         alone = self._headers.get(header)
         if alone is None:
@@ -96,10 +94,10 @@ class TurnTokens:
         return encoding.ids[since:first] == alone
 
 
-def _weigh(weights: list[float], lefts: list[int], parts: Sequence[Part]) -> None:
-    """Give the tokens that begin in a part its weight."""
+def _weigh(weights: list[float], encoding: Encoding, start: int, parts: Sequence[Part]) -> None:
+    """Give the tokens that begin in a part its weight; the encoding's text begins at ``start``."""
     for left, right, weight in parts:
-        first, last = bisect_left(lefts, left), bisect_left(lefts, right)
+        first, last = encoding.index(left - start), encoding.index(right - start)
         weights[first:last] = [weight] * (last - first)
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +37,10 @@ from swift.errors import DataError, RenderError, ResourceError
 
 _REASON = 1000  # characters of the reason why a row cannot be used
 VERSION = 5  # part of every key; raised when the meaning of the files changes
+
+
+Compact = tuple[list[int], list[int], list[float]]
+"""Tokens; runs: how many tokens have ...; ... this weight."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ def renderer_of(spec: RendererSpec) -> Renderer:
 
 def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, path: Path) -> None:
     renderer, known = renderer_of(spec), formats()
-    table: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    made: list[tuple[int, Compact]] = []
     failures: list[tuple[int, str]] = []
     for index, raw in enumerate(block.rows):
         try:
@@ -243,12 +249,8 @@ def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, pa
         except (DataError, RecursionError) as error:
             failures.append((index, _reason(error)))
             continue
-        for tokens, runs, weights in samples:
-            table["tokens"].append(tokens)
-            table["runs"].append(runs)
-            table["weights"].append(weights)
-            table["row"].append(index)
-    write_tokens(path, pa.record_batch(table, schema=SCHEMA), failures)
+        made.extend((index, sample) for sample in samples)
+    write_tokens(path, _table(made), failures)
 
 
 def write_tokens(path: Path, table: pa.RecordBatch, failures: list[tuple[int, str]]) -> None:
@@ -357,14 +359,41 @@ def _as_text(meaning: Meaning) -> Text:
     raise RenderError("swift pt learns plain text, this is a conversation; use swift sft")
 
 
-def _compact(sample: Rendered) -> tuple[Any, Any, Any]:
+def _compact(sample: Rendered) -> Compact:
     """Tokens up to the last learned one (what follows it decides nothing), weights as runs."""
-    weights = np.asarray(sample.weights, dtype=np.float32)
-    learned = np.flatnonzero(weights)
-    if not len(learned):
+    runs: list[int] = []
+    weights: list[float] = []
+    for value, same in groupby(sample.weights):
+        weight, size = float(np.float32(value)), len(list(same))
+        if weights and weights[-1] == weight:
+            runs[-1] += size
+        else:
+            runs.append(size)
+            weights.append(weight)
+    if weights and not weights[-1]:
+        runs.pop()
+        weights.pop()
+    if not weights:
         raise RenderError("there is nothing to learn in it")
-    end = int(learned[-1]) + 1
-    weights = weights[:end]
-    starts = np.flatnonzero(np.diff(weights, prepend=np.float32(-1)))
-    runs = np.diff(starts, append=end).astype(np.int32)
-    return np.asarray(sample.tokens[:end], dtype=np.int32), runs, weights[starts]
+    return sample.tokens[: sum(runs)], runs, weights
+
+
+def _table(samples: list[tuple[int, Compact]]) -> pa.RecordBatch:
+    """Samples with the index of their row, as columns."""
+    columns = [
+        _lists([tokens for _, (tokens, _, _) in samples], "i", pa.int32()),
+        _lists([runs for _, (_, runs, _) in samples], "i", pa.int32()),
+        _lists([weights for _, (_, _, weights) in samples], "f", pa.float32()),
+        pa.array([row for row, _ in samples], pa.int32()),
+    ]
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _lists(lists: list[Any], code: str, kind: pa.DataType) -> pa.ListArray:
+    """A column of lists: their values end to end, without an object for each."""
+    values = array(code)
+    for part in lists:
+        values.fromlist(part)
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(part) for part in lists], out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.asarray(values), kind))
