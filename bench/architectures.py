@@ -2,6 +2,7 @@
 
     nice python bench/architectures.py            # all, to docs/architectures.md
     python bench/architectures.py llama mamba     # some, to the terminal
+    python bench/architectures.py --multimodal    # all that read media, to their own page
 
 Each in a process of its own, for a minute at most.
 """
@@ -28,8 +29,12 @@ from transformers.models.auto.modeling_auto import (  # noqa: E402
 )
 from transformers.utils import logging  # noqa: E402
 
-from contracts.architecture import POINTS, build  # noqa: E402
+from contracts import architecture, multimodal  # noqa: E402
+from contracts.tiny_multimodal import multimodal_types  # noqa: E402
 
+MEDIA = "--multimodal" in sys.argv
+POINTS = multimodal.POINTS if MEDIA else architecture.POINTS
+build = multimodal.build if MEDIA else architecture.build
 LIMIT_S = 60
 Row = dict[str, str]
 
@@ -86,6 +91,8 @@ def verdict(row: Row) -> str:
     if row.get("built", "no") != "yes":
         return "not built"
     if any("not a causal language model" in result for result in row.values()):
+        return "refused"
+    if any("does not read a text alone" in result for result in row.values()):
         return "refused"
     failed = [point for point in POINTS if row.get(point, "no").startswith("no")]
     return f"fails: {', '.join(failed)}" if failed else "kept"
@@ -157,19 +164,69 @@ def table(rows: dict[str, Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def media_table(rows: dict[str, Row]) -> str:
+    """The same for those that read media."""
+    groups: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        groups.setdefault(verdict(row).split(":")[0], []).append(name)
+    kept, failing = groups.get("kept", []), groups.get("fails", [])
+    lines = [
+        f"| `{name}` | " + " | ".join(rows[name][point] for point in POINTS) + " |" for name in kept
+    ]
+    texts = [n for n in failing if verdict(rows[n]) == "fails: media"]
+    parts = [
+        "# Architectures that read media",
+        f"Every type of model in transformers {transformers.__version__} that reads images, video or "
+        "audio and writes text, as a tiny random model in float32 on the CPU, under the contract of "
+        f"`tests/contracts/multimodal.py` (torch {torch.__version__}, peft {peft.__version__}). "
+        "Made by `python bench/architectures.py --multimodal`.",
+        "- **parts**: towers, aligner and language model are found by asking the model, and a text "
+        "reaches no tower and no aligner with a gradient; the numbers are parameters.\n"
+        "- **media**: an image, or a sound, reaches its tower, the aligner and the language model.\n"
+        "- **freeze**: with all weights, exactly those of the parts that are not frozen learn.\n"
+        "- **save**: saved and loaded, by us and by plain transformers, it is the same model under "
+        "the same names.\n"
+        "- **lora**: an adapter on any choice of parts is in those only, starts as nothing, and "
+        "merges without loss; the numbers are its layers in the language model, everywhere, in "
+        "the towers, in the aligner.",
+        f"Of {len(rows)} types **{len(kept)} keep all of it**; {len(texts)} more keep all but "
+        f"media, which the contract does not know how to give them; {len(failing) - len(texts)} fail "
+        f"in something else; {len(groups.get('refused', []))} are no causal language models, or read "
+        f"no text alone, and are refused; of {len(groups.get('not built', []))} no tiny model "
+        "can be made here.",
+        "| type | " + " | ".join(POINTS) + " |\n" + "|---" * (1 + len(POINTS)) + "|\n"
+        + "\n".join(lines),
+    ]  # fmt: skip
+    if refused := groups.get("refused"):
+        parts += ["## Refused", ", ".join(f"`{name}`" for name in refused)]
+    if failing:
+        lines = [line for name in failing for line in _failures(name, rows[name])]
+        head = "| type | point | why |\n|---|---|---|\n"
+        parts += ["## Not all of it", head + "\n".join(lines)]
+    if unmade := groups.get("not built"):
+        parts += ["## No tiny model", "| type | why |\n|---|---|\n" + "\n".join(
+            f"| `{name}` | {rows[name].get('built', rows[name].get('ended', ''))[4:]} |"
+            for name in unmade
+        )]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    chosen = sys.argv[1:] or list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    named = [name for name in sys.argv[1:] if name != "--multimodal"]
+    known = multimodal_types() if MEDIA else list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    chosen = named or known
     rows = {}
     for number, name in enumerate(chosen, 1):
         rows[name] = run(name)
         print(f"{number}/{len(chosen)} {name}: {verdict(rows[name])}", flush=True)
-    text = table(rows)
-    if sys.argv[1:]:
+    text = media_table(rows) if MEDIA else table(rows)
+    if named:
         print(text)
     else:
-        (ROOT / "docs/architectures.md").write_text(text, encoding="utf-8")
+        page = "multimodal-architectures.md" if MEDIA else "architectures.md"
+        (ROOT / "docs" / page).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

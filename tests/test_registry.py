@@ -122,7 +122,7 @@ def test_a_plug_in_adds_a_kind_with_its_settings(plugin: Callable[..., str]) -> 
     file = plugin("mine")
     words = ["--external_plugins", file, "--tuner_type", "mine", "--tuner.strength", "7"]
     config, _ = read(SftConfig, "sft", [*NEEDED, *words])
-    assert config.tuner.model_dump() == {"kind": "mine", "strength": 7}
+    assert (config.tuner.kind, config.tuner.strength) == ("mine", 7)
     assert "tuner.strength" in {leaf.path for leaf in leaves(SftConfig)}
     assert "mine" in str(SftConfig.model_json_schema()["properties"]["tuner"])
 
@@ -131,7 +131,7 @@ def test_a_plug_in_may_be_named_in_a_file(plugin: Callable[..., str], tmp_path: 
     file = tmp_path / "run.yaml"
     file.write_text(f"external_plugins: {plugin('ours')}\ntuner: {{kind: ours, strength: 2}}\n")
     config, _ = read(SftConfig, "sft", [str(file), *NEEDED])
-    assert config.tuner.model_dump() == {"kind": "ours", "strength": 2}
+    assert (config.tuner.kind, config.tuner.strength) == ("ours", 2)
 
 
 def test_plug_ins_of_one_name_in_two_folders_are_two(plugin: Callable[..., str]) -> None:

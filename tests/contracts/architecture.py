@@ -95,7 +95,7 @@ def check_layout(model: PreTrainedModel, folder: Path) -> str:
     found = gradients(model)
     model.eval()
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=0)
-    assert found.keys() == right.keys()
+    assert {name for name, grad in found.items() if grad.any()} <= right.keys() <= found.keys()
     whole = torch.stack([grad.norm() for grad in right.values()]).norm()
     for name, grad in right.items():
         error = (found[name] - grad).norm() / (grad.norm() + 1e-2 * whole)

@@ -69,12 +69,15 @@ _COMPLETE: dict[str, dict[str, Any]] = {
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
     """The configuration of a model of some ten thousand weights."""
-    kind = CONFIG_MAPPING[model_type]
-    settings = kind().to_dict() | _COMPLETE.get(model_type, {})
-    return kind.from_dict(_shrink(settings))
+    return CONFIG_MAPPING[model_type].from_dict(shrink(complete(model_type)))
 
 
-def _shrink(settings: dict[str, Any]) -> dict[str, Any]:
+def complete(model_type: str) -> dict[str, Any]:
+    """The settings of the default configuration, with what a model needs besides."""
+    return CONFIG_MAPPING[model_type]().to_dict() | _COMPLETE.get(model_type, {})
+
+
+def shrink(settings: dict[str, Any]) -> dict[str, Any]:
     layers = next((settings[n] for n in _LAYERS.split() if isinstance(settings.get(n), int)), 0)
     kept = _kept(settings, layers)
     small = {name: _small(name, value, layers, kept) for name, value in settings.items()}
@@ -100,9 +103,9 @@ def _small(name: str, value: Any, layers: int, kept: list[int]) -> Any:
     if value is None:
         return _MISSING.get(name)
     if name == "per_layer_config":
-        return {str(kept.index(int(i))): _shrink(v) for i, v in value.items() if int(i) in kept}
+        return {str(kept.index(int(i))): shrink(v) for i, v in value.items() if int(i) in kept}
     if isinstance(value, dict):
-        return _shrink(value)
+        return shrink(value)
     if isinstance(value, list):
         return _short(name, value, layers, kept)
     if name in _LAYERS.split():

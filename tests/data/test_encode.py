@@ -24,6 +24,7 @@ from swift.data.formats.form import formats
 from swift.data.ledger import Ledger
 from swift.data.sample import Samples, collect
 from swift.data.source import Source, blocks
+from swift.data.tokens import SCHEMA
 from swift.errors import DataError, ResourceError
 
 CHAT = EncodeSettings("chat")
@@ -386,7 +387,7 @@ def test_plain_text() -> None:
 
 def test_files_are_plain_arrow_with_the_failures_beside(made: tuple[Path, Samples]) -> None:
     tables = [pa.ipc.open_file(path).read_all() for path in made[0].iterdir()]
-    assert all(table.column_names == ["tokens", "runs", "weights", "row"] for table in tables)
+    assert all(table.column_names == SCHEMA.names for table in tables)
     failures = [json.loads(table.schema.metadata[b"failures"]) for table in tables]
     assert sorted(map(len, failures)) == [0, 4, 5]
     assert {why for part in failures for _, why in part} == {

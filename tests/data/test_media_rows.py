@@ -165,9 +165,9 @@ def test_wrong_media_name_their_column(columns: dict[str, Any], why: str) -> Non
 @pytest.mark.parametrize("part", [IMAGE, Box((1, 2))])
 def test_what_cannot_be_rendered_is_refused(part: Any) -> None:
     renderer = FAMILIES["chatml"].renderer()
-    with pytest.raises(RenderError, match="not supported yet"):
+    with pytest.raises(RenderError, match=r"takes text alone|not supported yet"):
         renderer.render(talk("Hi", part))
-    with pytest.raises(RenderError, match="not supported yet"):
+    with pytest.raises(RenderError, match=r"takes text alone|not supported yet"):
         renderer.render(talk("Hi", answer=("Hello", part)))
 
 

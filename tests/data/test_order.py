@@ -15,7 +15,7 @@ from swift.data.encode import EncodeSettings, encode
 from swift.data.ledger import Ledger
 from swift.data.sample import Samples, collect
 from swift.data.source import Source, blocks
-from swift.data.stream import Order, group, steps
+from swift.data.stream import Collate, Order, group, steps
 
 SIZES = [(1, 1, 1), (2, 1, 1), (1, 4, 1), (2, 3, 1), (1, 1, 3), (2, 2, 2), (4, 1, 4)]
 
@@ -174,7 +174,8 @@ def test_tokens_and_weights_of_an_epoch_are_those_of_the_samples(
     samples: Samples, packed: bool
 ) -> None:
     order = Order(group(samples, 200), 1, 2)
-    windows = list(steps(samples, order, first=0, last=order.steps_per_epoch, packed=packed))
+    collate = Collate(packed)
+    windows = list(steps(samples, order, first=0, last=order.steps_per_epoch, collate=collate))
     learned = sum(batch.learned_N.numel() for window in windows for batch in window)
     assert learned == samples.learned_S.sum()
     targets = sorted(t for window in windows for b in window for t in b.targets_N.tolist())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import tiny
@@ -17,11 +16,12 @@ from chat.templates import FAMILIES
 from swift.chat.message import Rendered
 from swift.config.data import ConversationsSection
 from swift.data import sample
-from swift.data.encode import SCHEMA, Encoded, _compact
+from swift.data.encode import Encoded
 from swift.data.ledger import Account, Ledger
 from swift.data.prepare import Prepared, Workshop, prepare
 from swift.data.sample import Samples, collect
 from swift.data.source import Block, Source
+from swift.data.tokens import compact, table_of, write_tokens
 from swift.errors import ConfigError, DataError
 
 MODES = ["drop", "cut-left", "cut-right", "split"]
@@ -30,16 +30,14 @@ Row = list[Rendered] | str  # samples of a row, or why it failed
 
 def encoded(folder: Path, rows: list[Row], name: str = "a.jsonl") -> Encoded:
     """A block's file, as the encoder writes it."""
-    table: dict[str, list[Any]] = {column: [] for column in SCHEMA.names}
-    for index, row in enumerate(rows):
-        for one in row if isinstance(row, list) else []:
-            values = (*_compact(one), index)
-            for column, value in zip(("tokens", "runs", "weights", "row"), values, strict=True):
-                table[column].append(value)
+    made = [
+        (index, compact(one))
+        for index, row in enumerate(rows)
+        for one in (row if isinstance(row, list) else [])
+    ]
     path = folder / f"{name}.arrow"
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-        writer.write_batch(pa.record_batch(table, schema=SCHEMA))
     failures = [(i, row) for i, row in enumerate(rows) if isinstance(row, str)]
+    write_tokens(path, table_of(made), failures)
     block = Block(Source(Path(name), name), list(range(10, 10 + len(rows))), [])
     return Encoded(path, block, failures)
 

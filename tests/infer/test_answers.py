@@ -88,5 +88,5 @@ def test_thinking_and_calls_are_shown_apart(talker: Talker) -> None:
 
 def test_media_are_refused_and_not_left_out(talker: Talker) -> None:
     question = Message("user", ("What is it?", Media("image", "a.png")))
-    with pytest.raises(RenderError, match="images, video and audio are not supported yet"):
+    with pytest.raises(RenderError, match="takes text alone"):
         talker.answers([Conversation((question,))])

@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from swift.chat.media.processor import MediaSpec
+from swift.chat.media.settings import MediaSettings
 from swift.chat.render import Renderer, RendererSpec
 from swift.config.model import LoadSection
 from swift.errors import ConfigError
@@ -21,6 +23,7 @@ def load_renderer(
     chat_template: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     prefix: str = "",
+    media: MediaSettings | None = None,
     trust_remote_code: bool = False,
 ) -> Renderer:
     """Read tokenizer, chat template and stop ids of a checkpoint.
@@ -31,6 +34,7 @@ def load_renderer(
             that comes along.
         template_kwargs: what else the template reads, such as ``enable_thinking``.
         prefix: how every answer begins.
+        media: how images are read, where the checkpoint takes some.
         trust_remote_code: allow a tokenizer that brings its own code.
 
     Raises:
@@ -50,6 +54,7 @@ def load_renderer(
         end_ids=tuple(sorted(_end_ids(folder, tokenizer))),
         eos_id=tokenizer.eos_token_id,
         prefix=prefix,
+        media=MediaSpec.of(folder, media),
     )
     return Renderer(spec)
 
@@ -62,6 +67,7 @@ def renderer_for(folder: Path, section: LoadSection) -> Renderer:
         chat_template=section.chat_template,
         template_kwargs={**thinking, **section.template_kwargs},
         prefix=section.response_prefix or "",
+        media=MediaSettings(allow_remote=section.allow_remote_media),
         trust_remote_code=section.trust_remote_code,
     )
 

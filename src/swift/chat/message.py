@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -140,13 +140,18 @@ class Conversation:
     @property
     def media(self) -> tuple[Media, ...]:
         """Every medium, in the order in which it is mentioned."""
-        return tuple(
-            part
-            for message in self.messages
-            if not isinstance(message.content, str)
-            for part in message.content
-            if isinstance(part, Media)
-        )
+        return media_of(self.messages)
+
+
+def media_of(messages: Sequence[Message]) -> tuple[Media, ...]:
+    """Every medium of some messages, in the order in which it is mentioned."""
+    return tuple(
+        part
+        for message in messages
+        if not isinstance(message.content, str)
+        for part in message.content
+        if isinstance(part, Media)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """What must hold for every rendered conversation, as functions that say whether it does.
 
-Each takes a :class:`Case` and judges it by the renderer's public face alone: what is sent for an
-answer (``prompt``), what is learned (``render``), what comes back (``parse``). A refusal is no
-violation: the renderer refuses what it cannot prove.
+Each takes a :class:`Case` and judges it by the renderer's public face alone (``prompt``,
+``render``, ``parse``). A refusal is no violation: the renderer refuses what it cannot prove.
 """
 
 from __future__ import annotations
@@ -128,6 +127,8 @@ def same_tokens(case: Case) -> str:
     tools = list(case.conversation.tools)
     forms = forms_of(case.conversation.messages)
     assert case.samples  # a refusal of its own comes first
+    if case.conversation.media:
+        raise RenderError("not comparable: apply_chat_template is asked for texts alone")
     quote = case.renderer.tokenizer.quote
     if quote(forms[0]) != forms[0] or quote(tools) != tools:
         raise RenderError(

@@ -26,7 +26,9 @@ from swift.chat.checks import (
 from swift.chat.dialect import Dialect
 from swift.chat.given import cut, given
 from swift.chat.jinja import Template
-from swift.chat.message import Conversation, Message, Rendered, Text
+from swift.chat.media.marks import Marks
+from swift.chat.media.processor import MediaSpec, Processor
+from swift.chat.message import Conversation, Media, Message, Rendered, Text, media_of
 from swift.chat.parser import Parser
 from swift.chat.tokenizer import Tokenizer
 from swift.chat.turns import Turn, TurnTokens
@@ -46,6 +48,7 @@ class RendererSpec:
     end_ids: tuple[int, ...]  # ids that the checkpoint names as the end of a text or a turn
     eos_id: int | None = None
     prefix: str = ""  # how every answer begins: read, never learned
+    media: MediaSpec | None = None  # what reads images; None: it takes text alone
 
     @cached_property
     def fingerprint(self) -> str:
@@ -54,6 +57,7 @@ class RendererSpec:
             [
                 *(self.tokenizer, dict(self.templates), dict(self.variables)),
                 *(self.end_ids, self.eos_id, self.prefix),
+                self.media.fingerprint if self.media else None,
             ],
             sort_keys=True,
         )
@@ -82,6 +86,20 @@ class Renderer:
     @cached_property
     def _writer(self) -> Writer:
         return Writer(self.template, self._stops)
+
+    @cached_property
+    def marks(self) -> Marks:
+        """How images are written.
+
+        Raises:
+            RenderError: the checkpoint takes text alone.
+        """
+        if self.spec.media is None:
+            raise RenderError(
+                "there are images, video or audio in it, and this checkpoint takes text alone (it "
+                "has no preprocessor_config.json)"
+            )
+        return Marks(Processor(self.spec.media), self.tokenizer, self._writer.text)
 
     @cached_property
     def _tokens(self) -> TurnTokens:
@@ -114,7 +132,12 @@ class Renderer:
         Raises:
             RenderError: a role is unknown, the template refuses the messages or leaves one out.
         """
-        return self.tokenizer.encode("".join(self._asked(messages, tools, kwargs))).ids
+        text = "".join(self._asked(messages, tools, kwargs))
+        return self.tokenizer.encode(self._filled(text, media_of(messages))).ids
+
+    def _filled(self, text: str, media: Sequence[Media]) -> str:
+        """A text with what stands for media at their marks."""
+        return self.marks.fill(text, self.marks.texts(media)) if media else text
 
     def given(
         self,
@@ -200,21 +223,22 @@ class Renderer:
         Raises:
             RenderError: the conversation cannot be rendered, or not provably right.
         """
-        if conversation.media:
-            raise RenderError("images, video and audio are not supported yet")
         check(conversation.messages)
+        media = conversation.media
         which, strategies = find_strategies(learn)
         if which == "all":
             turns, tools = self._quoted(
                 conversation.messages, conversation.tools, conversation.template_kwargs
             )
-            ids = self.tokenizer.encode(
-                self._writer.text(turns, tools, False, conversation.template_kwargs)
-            ).ids
-            return [Rendered(ids, [1.0] * len(ids))]
+            text = self._writer.text(turns, tools, False, conversation.template_kwargs)
+            ids = self.tokenizer.encode(self._filled(text, media)).ids
+            return [Rendered(ids, [1.0] * len(ids), media)]
         learned = self._turns(conversation, which, strategies)
         if not learned:
             raise RenderError("no turn is learned: every assistant message has weight 0")
+        if media:
+            texts = self.marks.texts(media)
+            learned = [self.marks.fill_turn(turn, texts) for turn in learned]
         return self._tokens.samples(learned)
 
     def parse(self, tokens: Sequence[int], kwargs: Mapping[str, Any] | None = None) -> Message:
@@ -256,6 +280,8 @@ class Renderer:
         roles = [self._writer.role(message.role) for message in messages]
         quoted = [self.tokenizer.quote(turn) for turn in written]
         turns = [{**turn, "role": role} for turn, role in zip(quoted, roles, strict=True)]
+        if media_of(messages):
+            turns = [dict(self.marks.flat(turn)) for turn in turns]
         return turns, self.tokenizer.quote(list(tools))
 
     def _turns(
@@ -314,7 +340,7 @@ class Renderer:
             factors = factors_of(strategy, whole[start:stop], question)
             parts = scale(parts, [(start + a, start + b, by) for a, b, by in factors])
         parts.append((stop, end, weight))
-        return Turn(whole, first, end, tuple(parts))
+        return Turn(whole, first, end, tuple(parts), media_of(messages))
 
 
 def _question(messages: Sequence[Message]) -> str:

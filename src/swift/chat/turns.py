@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from swift.chat.message import Rendered
+from swift.chat.message import Media, Rendered
 from swift.chat.tokenizer import Encoding, Tokenizer
 from swift.chat.weights import Part
 from swift.errors import RenderError
@@ -19,6 +19,7 @@ class Turn:
     start: int
     end: int
     parts: tuple[Part, ...]
+    media: tuple[Media, ...] = ()  # those in the text
 
 
 class TurnTokens:
@@ -47,7 +48,7 @@ class TurnTokens:
         for turn in turns:
             self._check_stop(encoding.ids[encoding.index(turn.end) - 1])
             _weigh(weights, encoding, 0, turn.parts)
-        return [Rendered(encoding.ids, weights)]
+        return [Rendered(encoding.ids, weights, turns[-1].media)]
 
     def _apart(self, turn: Turn) -> Rendered:
         """A turn whose first characters the tokenizer would merge with the end of its prompt.
@@ -67,7 +68,7 @@ class TurnTokens:
         self._check_stop(answer[-1])
         weights = [0.0] * len(answer)
         _weigh(weights, encoding, turn.start, turn.parts)
-        return Rendered(prompt + answer, [0.0] * len(prompt) + weights)
+        return Rendered(prompt + answer, [0.0] * len(prompt) + weights, turn.media)
 
     def _check_stop(self, id: int) -> None:
         if id not in self._stop_ids:

@@ -36,8 +36,6 @@ def verify_prompt(
 
 
 def _prompt(case: Case, conversation: Conversation) -> list[int]:
-    if conversation.media:
-        raise RenderError("images, video and audio are not supported yet")
     if not conversation.messages:
         raise RenderError("there are no messages")
     return case.renderer.prompt(
@@ -52,6 +50,8 @@ def _same_tokens(case: Case) -> str:
         raise RenderError("there is nothing to compare with")
     if case.renderer.spec.prefix:
         raise RenderError("not comparable: apply_chat_template knows no prefix of every answer")
+    if talk.media:
+        raise RenderError("not comparable: apply_chat_template is asked for texts alone")
     quote, forms = case.renderer.tokenizer.quote, forms_of(talk.messages)
     if quote(forms[0]) != forms[0] or quote(list(talk.tools)) != list(talk.tools):
         raise RenderError(

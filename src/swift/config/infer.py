@@ -36,6 +36,9 @@ class InferSection(Section):
     seed: int | None = None
     """Seed of the random choices."""
 
+    image: Strings = []
+    """Images that are shown with the first message of a chat."""
+
     stream: bool = True
     """Show an answer token by token in the chat."""
 

@@ -38,6 +38,9 @@ class LoadSection(Section):
     """How every answer begins, in training and in inference, as in "<think>": it is read, never
     learned, and a part of the answer that is shown."""
 
+    allow_remote_media: bool = False
+    """Fetch images that rows name by an address (http, https)."""
+
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Only for sources you trust."""
 

@@ -17,6 +17,12 @@ class OptimizerSection(Section):
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate. Default: 1e-4 for an adapter, 1e-5 for full training."""
 
+    vit_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the towers that read media. Default: learning_rate."""
+
+    aligner_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of what connects them with the language model. Default: learning_rate."""
+
 
 @variant(OptimizerSection, "adamw", code="swift.optim.adamw:build")
 class AdamWSection(OptimizerSection):

@@ -65,6 +65,9 @@ class TrainSection(Section):
     """Compute activations again in the backward pass instead of keeping them: about a third more
     time, far less memory. auto: only when the estimate does not fit otherwise."""
 
+    vit_gradient_checkpointing: bool | None = None
+    """The same for the towers that read media. Default: as gradient_checkpointing."""
+
     seed: int = Field(42, ge=0)
     """Seed of adapters, dropout and everything else that is not data."""
 

@@ -15,6 +15,16 @@ class TunerSection(Section):
 
     kind: str
 
+    freeze_vit: bool = True
+    """Keep the towers as they are that turn images, video and audio into vectors. This and the two
+    below are for models that read media; with all-linear, frozen parts get no adapter."""
+
+    freeze_aligner: bool = True
+    """Keep what connects those towers with the language model as it is."""
+
+    freeze_llm: bool = False
+    """Keep the language model as it is."""
+
 
 @variant(TunerSection, "lora", code="swift.tune.lora:attach")
 class LoraSection(TunerSection):
@@ -32,8 +42,8 @@ class LoraSection(TunerSection):
     """Dropout before A while training."""
 
     targets: Strings = ["all-linear"]
-    """Modules that get an adapter: all-linear (every linear layer but the output head), or the
-    ends of module names, such as q_proj v_proj."""
+    """Modules that get an adapter: all-linear (every linear layer of the parts that are not
+    frozen, but the output head), or the ends of module names, such as q_proj v_proj."""
 
     targets_regex: str | None = None
     """A regular expression over full module names, instead of targets."""

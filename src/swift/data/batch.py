@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from swift.chat.media.marks import Features
 from swift.data.pack import Pack
 
 
@@ -30,6 +31,7 @@ class Batch:
     count: int  # positions of samples, without filling and padding
     packed: bool
     places: tuple[str, ...]
+    media: Mapping[str, torch.Tensor] = field(default_factory=dict)  # as the model names them
 
     @property
     def longest(self) -> int:
@@ -48,15 +50,17 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         tensors = {n: change(v) for n, v in self.__dict__.items() if isinstance(v, torch.Tensor)}
-        return replace(self, **tensors)  # type: ignore[arg-type]
+        media = {name: change(tensor) for name, tensor in self.media.items()}
+        return replace(self, media=media, **tensors)  # type: ignore[arg-type]
 
 
-def batch(pack: Pack, *, packed: bool = True) -> Batch:
+def batch(pack: Pack, *, packed: bool = True, features: Features | None = None) -> Batch:
     """Make tensors of a pack.
 
     Args:
         pack: samples end to end.
         packed: leave them so; else one padded row each.
+        features: what the model reads for the media of the pack.
     """
     bounds = tuple(int(start) for start in pack.starts_S)
     learned = np.flatnonzero(pack.weights_T)
@@ -82,4 +86,5 @@ def batch(pack: Pack, *, packed: bool = True) -> Batch:
         count=pack.count,
         packed=packed,
         places=pack.places,
+        media={name: torch.from_numpy(value) for name, value in (features or {}).items()},
     )

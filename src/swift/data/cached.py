@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from swift.chat.render import RendererSpec
-from swift.data.encode import VERSION, Encoded, EncodeSettings, write_tokens
+from swift.data.encode import VERSION, Encoded, EncodeSettings
 from swift.data.source import Block, Source
+from swift.data.tokens import write_tokens
 from swift.errors import ConfigError, DataError
 
 INDEX = "tokens.json"

@@ -10,19 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from swift import registry
@@ -31,16 +28,14 @@ from swift.chat.render import Renderer, RendererSpec
 from swift.config.data import DataSection
 from swift.data.formats.form import Format, formats, understand, understand_any
 from swift.data.formats.meaning import Meaning, kind_of, with_system
+from swift.data.formats.media import located
 from swift.data.process import end_with_parent
 from swift.data.source import Block
+from swift.data.tokens import Compact, compact, table_of, write_tokens
 from swift.errors import DataError, RenderError, ResourceError
 
 _REASON = 1000  # characters of the reason why a row cannot be used
-VERSION = 5  # part of every key; raised when the meaning of the files changes
-
-
-Compact = tuple[list[int], list[int], list[float]]
-"""Tokens; runs: how many tokens have ...; ... this weight."""
+VERSION = 6  # part of every key; raised when the meaning of the files changes
 
 
 @dataclass(frozen=True)
@@ -91,16 +86,6 @@ class Encoded:
             raise DataError(f"{path}: no tokens can be read from it: {error}") from None
 
 
-SCHEMA = pa.schema(
-    [
-        ("tokens", pa.list_(pa.int32())),
-        ("runs", pa.list_(pa.int32())),  # weights as runs: how many tokens ...
-        ("weights", pa.list_(pa.float32())),  # ... have this weight
-        ("row", pa.int32()),  # index of the row in the block
-    ]
-)
-
-
 def encode(
     blocks: Iterable[Block],
     spec: RendererSpec,
@@ -134,10 +119,18 @@ def encode(
             f"{cache}: {error.strerror}; set SWIFT_CACHE to a folder of yours"
         ) from None
     stem = f"{VERSION}:{spec.fingerprint}:{settings}:{_plugin_hash(settings)}"
-    named = ((block, cache / (next(names) if names else _name(stem, block))) for block in blocks)
+
+    def stem_of(block: Block) -> str:
+        """Where images may be meant, tokens depend on the folder that their paths begin at."""
+        return f"{stem}:{block.source.path.parent.absolute()}" if spec.media else stem
+
+    named = (
+        (block, cache / (next(names) if names else _name(stem_of(block), block)))
+        for block in blocks
+    )
     if processes == 1:
         for block, path in named:
-            if fresh or not _whole(path):
+            if fresh or not _whole(path, spec):
                 _encode_block(block, spec, settings, path)
             yield _finished(path, block, progress)
         return
@@ -156,7 +149,7 @@ def _in_parallel(
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, _start_worker, (spec, settings)) as pool:
         for block, path in named:
-            todo = fresh or not _whole(path)
+            todo = fresh or not _whole(path, spec)
             future = pool.submit(_work, block, path) if todo else None
             waiting.append((path, block, future))
             while len(waiting) > 2 * processes:
@@ -177,13 +170,15 @@ def _result(
     return _finished(path, block, progress)
 
 
-def _whole(path: Path) -> bool:
-    """Whether a file of tokens is there to its end (a crash of the machine may cut it)."""
+def _whole(path: Path, spec: RendererSpec) -> bool:
+    """Whether a file of tokens is there to its end (a crash of the machine may cut it).
+
+    Where rows may name images, those that failed are tried again: an image may be there by now.
+    """
     try:
-        _failures(path)
+        return not (_failures(path) and spec.media)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return False
-    return True
 
 
 def _failures(path: Path) -> list[tuple[int, str]]:
@@ -241,40 +236,17 @@ def renderer_of(spec: RendererSpec) -> Renderer:
 
 def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, path: Path) -> None:
     renderer, known = renderer_of(spec), formats()
+    base = block.source.path.parent.absolute()
     made: list[tuple[int, Compact]] = []
     failures: list[tuple[int, str]] = []
     for index, raw in enumerate(block.rows):
         try:
-            samples = [_compact(s) for s in encode_row(raw, renderer, settings, known)]
+            samples = [compact(s) for s in encode_row(raw, renderer, settings, known, base)]
         except (DataError, RecursionError) as error:
             failures.append((index, _reason(error)))
             continue
         made.extend((index, sample) for sample in samples)
-    write_tokens(path, _table(made), failures)
-
-
-def write_tokens(path: Path, table: pa.RecordBatch, failures: list[tuple[int, str]]) -> None:
-    """Write a file of tokens, whole or not at all.
-
-    Args:
-        path: the file.
-        table: of ``SCHEMA``.
-        failures: index of the row in the block, reason.
-
-    Raises:
-        ResourceError: it cannot be written.
-    """
-    schema = SCHEMA.with_metadata({"failures": json.dumps(failures)})
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            writer.write_batch(table.replace_schema_metadata(schema.metadata))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResourceError(
-            f"tokens cannot be written to {path.parent}: {error.strerror}"
-        ) from None
+    write_tokens(path, table_of(made), failures)
 
 
 def _reason(error: Exception) -> str:
@@ -285,9 +257,20 @@ def _reason(error: Exception) -> str:
 
 
 def encode_row(
-    raw: bytes, renderer: Renderer, settings: EncodeSettings, known: list[Format]
+    raw: bytes,
+    renderer: Renderer,
+    settings: EncodeSettings,
+    known: list[Format],
+    base: Path | None = None,
 ) -> list[Rendered]:
     """One row's samples.
+
+    Args:
+        raw: its JSON.
+        renderer: writes it.
+        settings: how it is read.
+        known: the formats of the task.
+        base: the folder of the row's file, where paths of media may begin.
 
     Raises:
         DataError: the row cannot be used; the message says why.
@@ -299,7 +282,7 @@ def encode_row(
         raise RenderError("a plain text has no turns to learn; use swift pt for it")
     if not isinstance(meaning, Conversation):
         raise RenderError(f"swift sft learns conversations, this row is of kind {kind_of(meaning)}")
-    return renderer.render(meaning, settings.learn)
+    return renderer.render(located(meaning, base), settings.learn)
 
 
 def read_row(raw: bytes, settings: EncodeSettings, known: list[Format] | None) -> Meaning:
@@ -357,43 +340,3 @@ def _as_text(meaning: Meaning) -> Text:
     if len(messages) == 1 and isinstance(messages[0].content, str):
         return Text(messages[0].content)
     raise RenderError("swift pt learns plain text, this is a conversation; use swift sft")
-
-
-def _compact(sample: Rendered) -> Compact:
-    """Tokens up to the last learned one (what follows it decides nothing), weights as runs."""
-    runs: list[int] = []
-    weights: list[float] = []
-    for value, same in groupby(sample.weights):
-        weight, size = float(np.float32(value)), len(list(same))
-        if weights and weights[-1] == weight:
-            runs[-1] += size
-        else:
-            runs.append(size)
-            weights.append(weight)
-    if weights and not weights[-1]:
-        runs.pop()
-        weights.pop()
-    if not weights:
-        raise RenderError("there is nothing to learn in it")
-    return sample.tokens[: sum(runs)], runs, weights
-
-
-def _table(samples: list[tuple[int, Compact]]) -> pa.RecordBatch:
-    """Samples with the index of their row, as columns."""
-    columns = [
-        _lists([tokens for _, (tokens, _, _) in samples], "i", pa.int32()),
-        _lists([runs for _, (_, runs, _) in samples], "i", pa.int32()),
-        _lists([weights for _, (_, _, weights) in samples], "f", pa.float32()),
-        pa.array([row for row, _ in samples], pa.int32()),
-    ]
-    return pa.record_batch(columns, schema=SCHEMA)
-
-
-def _lists(lists: list[Any], code: str, kind: pa.DataType) -> pa.ListArray:
-    """A column of lists: their values end to end, without an object for each."""
-    values = array(code)
-    for part in lists:
-        values.fromlist(part)
-    offsets = np.zeros(len(lists) + 1, np.int32)
-    np.cumsum([len(part) for part in lists], out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.asarray(values), kind))

@@ -19,13 +19,12 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from swift.data.batch import Batch, batch
+from swift.data.batch import Batch
 from swift.data.encode import Encoded
 from swift.data.ledger import Ledger
-from swift.data.pack import pack
 from swift.data.sample import Samples
 from swift.data.source import BLOCK, Block, Source, read
-from swift.data.stream import Order, deal, group, lengths_of
+from swift.data.stream import PLAIN, Collate, Order, deal, group, lengths_of
 from swift.errors import DataError
 
 _EPOCHS = 1 << 32  # windows of an epoch that have an order of their own
@@ -209,8 +208,7 @@ def steps(
     *,
     count: int,
     process: int = 0,
-    packed: bool = True,
-    multiple: int = 1,
+    collate: Collate = PLAIN,
     pin: bool = False,
 ) -> Iterator[list[Batch]]:
     """The micro-batches of each of ``count`` steps, from the flow's place on.
@@ -220,13 +218,12 @@ def steps(
         order: how groups are dealt out; its own groups are not read.
         count: steps.
         process: which of the order's processes this is.
-        packed: samples end to end, else padded rows.
-        multiple: of positions that packed batches are filled up to.
+        collate: makes a batch of samples.
         pin: put batches into page-locked memory (for a GPU).
     """
     for chosen in islice(dealt(flow, order), count):
         made = []
         for part in deal(chosen, order, process):
             inside = [samples[int(i)] for samples, indices in part for i in indices]
-            made.append(batch(pack(inside, multiple if packed else 1), packed=packed))
+            made.append(collate(inside))
         yield [one.pin_memory() for one in made] if pin else made

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from swift.chat.message import Media
 from swift.data.sample import Sample
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +30,7 @@ class Pack:
     starts_S: Array  # int32: first position of every sample; and one more, T
     count: int  # positions of samples, without filling
     places: tuple[str, ...]  # the row of every sample
+    media: tuple[tuple[Media, ...], ...] = ()  # those of every sample
 
 
 def pack(samples: Sequence[Sample], multiple: int = 1) -> Pack:
@@ -52,6 +54,7 @@ def pack(samples: Sequence[Sample], multiple: int = 1) -> Pack:
         np.concatenate([[0], np.cumsum(spans)]).astype(np.int32),
         total,
         tuple(sample.place for sample in samples),
+        tuple(sample.media for sample in samples),
     )
 
 

@@ -33,7 +33,15 @@ class Prepared:
     train: Samples
     val: Samples
     ledger: Ledger
+    spec: RendererSpec  # of the renderer
     flow: Flow | None = None  # of rows that pass by; train are the first of them
+
+    @property
+    def has_media(self) -> bool:
+        """Whether there are images to learn from; of a stream: whether there may be."""
+        if self.flow and self.spec.media:
+            return True
+        return self.train.has_media or self.val.has_media
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,7 @@ def prepare(workshop: Workshop, train: list[str]) -> Prepared:
         samples, val = _apart(samples, section)
     if section.weights and not flow:
         samples = _interleaved(samples, section, [*train, *section.cached])
-    return Prepared(samples, val, ledger, flow)
+    return Prepared(samples, val, ledger, workshop.spec, flow)
 
 
 def _apart(samples: Samples, section: ConversationsSection) -> tuple[Samples, Samples]:

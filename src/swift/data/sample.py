@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from swift.chat.message import Media
 from swift.data.encode import Encoded
 from swift.data.ledger import Ledger
 from swift.data.source import Source
+from swift.data.tokens import media_in
 from swift.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +31,7 @@ class Sample:
     tokens: Array  # int32 (L,)
     weights: Array  # float32 (L,)
     place: str  # "chats.jsonl:17"
+    media: tuple[Media, ...] = ()  # in the order in which they stand in the tokens
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class _Tokens:
         self.token_at, self.token = _flat(batch["tokens"])
         self.run_at, self.run = _flat(batch["runs"])
         _, self.weight = _flat(batch["weights"])
+        self.media = batch["media"]
+        self.has_media_S = self.media.is_valid().to_numpy(zero_copy_only=False)
 
     def tokens_of(self, i: int) -> Array:
         return self.token[self.token_at[i] : self.token_at[i + 1]]
@@ -93,7 +98,12 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, i: Any) -> Any:
         tokens = self._tokens(int(self.block_S[i]))
         index, part = int(self.index_S[i]), slice(int(self.start_S[i]), int(self.stop_S[i]))
-        return Sample(tokens.tokens_of(index)[part], tokens.weights_of(index)[part], self.place(i))
+        return Sample(
+            tokens.tokens_of(index)[part],
+            tokens.weights_of(index)[part],
+            self.place(i),
+            media_in(tokens.media[index].as_py()) if tokens.has_media_S[index] else (),
+        )
 
     def place(self, i: int) -> str:
         """The row that a sample comes from."""
@@ -105,6 +115,11 @@ class Samples(Sequence[Sample]):
     def lengths_S(self) -> Array:
         """Tokens of every sample."""
         return self.stop_S - self.start_S
+
+    @property
+    def has_media(self) -> bool:
+        """Whether any sample has images."""
+        return any(self._tokens(int(block)).has_media_S.any() for block in np.unique(self.block_S))
 
     @property
     def whole_S(self) -> Array:
@@ -216,10 +231,12 @@ def _fit(
         account.cut += int(cut.sum())
     account.samples += int(keep.sum())
     too_long = set(row_S[long].tolist())
+    with_media = set(row_S[long & tokens.has_media_S].tolist())
     for row in sorted(set(row_S.tolist()) - set(np.flatnonzero(kept).tolist())):
         why = "nothing to learn"
         if row in too_long:
-            why = "too long" if overflow == "drop" else "nothing to learn once cut"
+            whole = overflow == "drop" or row in with_media
+            why = "too long" if whole else "nothing to learn once cut"
         account.dropped[why] += 1
         account.note(f"{block.source.place(int(block.lines[row]))}: {why}")
     chosen = (index, start, stop, learned)
@@ -242,10 +259,12 @@ def _shorten(
 ) -> tuple[Array, Array, Array, Array]:
     """Columns index, start, stop, learned with the too long samples cut, split or left out."""
     pieces: list[tuple[int, int, int, int]] = []
-    length_S, learned_S = tokens.length_S, tokens.learned_S
+    length_S, learned_S, whole_S = tokens.length_S, tokens.learned_S, tokens.has_media_S
     for i in range(len(length_S)):
         if not long[i]:
             pieces.append((i, 0, int(length_S[i]), int(learned_S[i])))
+            continue
+        if whole_S[i]:  # media are not cut in two
             continue
         weights = tokens.weights_of(i)
         for start, stop in _pieces(int(length_S[i]), max_length, overflow):

@@ -16,10 +16,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from swift.chat.media.marks import Features
+from swift.chat.render import RendererSpec
 from swift.data.batch import Batch, batch
+from swift.data.encode import renderer_of
 from swift.data.pack import best_fit, pack
 from swift.data.process import end_with_parent
 from swift.data.sample import Sample, Samples
+from swift.errors import DataError
 
 Array = np.ndarray[Any, Any]
 
@@ -189,12 +193,39 @@ class _Keys:
 
 
 @dataclass(frozen=True)
-class _Collate:
-    packed: bool
-    multiple: int
+class Collate:
+    """Samples -> a batch.
+
+    ``packed``: samples end to end, else padded rows. ``multiple``: of positions that packed batches
+    are filled up to. ``spec``: of the renderer, where samples may hold media.
+    """
+
+    packed: bool = True
+    multiple: int = 1
+    spec: RendererSpec | None = None
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        return batch(pack(samples, self.multiple if self.packed else 1), packed=self.packed)
+        """Lay samples out, with what the model reads for their media."""
+        laid = pack(samples, self.multiple if self.packed else 1)
+        return batch(laid, packed=self.packed, features=self._features(samples))
+
+    def _features(self, samples: list[Sample]) -> Features | None:
+        if self.spec is None or not any(sample.media for sample in samples):
+            return None
+        marks = renderer_of(self.spec).marks
+        try:
+            return marks.features([(sample.tokens.tolist(), sample.media) for sample in samples])
+        except DataError as error:
+            for sample in samples:  # which one it is
+                try:
+                    marks.features([(sample.tokens.tolist(), sample.media)])
+                except DataError as own:
+                    raise DataError(f"{sample.place}: {own}") from None
+            raise error
+
+
+PLAIN = Collate()
+"""Texts, end to end."""
 
 
 def _start_worker(worker: int) -> None:
@@ -213,8 +244,7 @@ def steps(
     first: int,
     last: int,
     process: int = 0,
-    packed: bool = True,
-    multiple: int = 1,
+    collate: Collate = PLAIN,
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[list[Batch]]:
@@ -226,15 +256,14 @@ def steps(
         first: the step to begin with (counted from 0 over the run).
         last: the step to stop before.
         process: which of the order's processes this is.
-        packed: samples end to end, else padded rows.
-        multiple: of positions that packed batches are filled up to.
+        collate: makes a batch of samples.
         workers: processes that prepare batches ahead.
         pin: put batches into page-locked memory (for a GPU).
     """
     loader: Any = DataLoader(
         _Batches(samples),
         batch_sampler=_Keys(order, first, last, process),
-        collate_fn=_Collate(packed, multiple),
+        collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,

@@ -9,10 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from swift.chat.message import Conversation, Message
+from swift.chat.message import Conversation, Media, Message
 from swift.data.encode import EncodeSettings, read_row
 from swift.data.formats.form import formats
 from swift.data.formats.meaning import Meaning, Prompt, kind_of
+from swift.data.formats.media import located
 from swift.data.source import Source, read
 from swift.errors import DataError
 from swift.infer.talk import Talker
@@ -47,7 +48,9 @@ def questions(sources: Sequence[Source], seed: int, settings: EncodeSettings) ->
             number += 1
             place = block.source.place(line)
             try:
-                yield _question(number, place, read_row(raw, settings, known))
+                question = _question(number, place, read_row(raw, settings, known))
+                base = block.source.path.parent
+                yield replace(question, asked=located(question.asked, base))
             except (DataError, RecursionError) as error:
                 yield number, place, str(error)
 
@@ -133,10 +136,20 @@ def _answer(talker: Talker, batch: list[Question | tuple[int, str, str]]) -> lis
                     "response": message.content,
                     "labels": row.label,
                     "finish_reason": completion.finish_reason,
-                    "messages": [turn.for_template() for turn in (*row.before, message)],
+                    "messages": [_written(turn) for turn in (*row.before, message)],
                 }
             )
     return lines
+
+
+def _written(message: Message) -> dict[str, Any]:
+    """A message as a row may hold it: media with the place where they lie."""
+    turn = message.for_template()
+    if not isinstance(message.content, str):
+        for part, medium in zip(turn["content"], message.content, strict=True):
+            if isinstance(medium, Media):
+                part[medium.kind] = medium.source
+    return turn
 
 
 def _one_by_one(talker: Talker, asked: list[Question]) -> tuple[dict[int, Any], dict[int, str]]:

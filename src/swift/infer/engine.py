@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from swift.chat.message import Media
+
 Finish = Literal["stop", "length"]
 
 
@@ -29,6 +31,7 @@ class Request:
 
     tokens: list[int]
     sampling: Sampling
+    media: tuple[Media, ...] = ()  # in the order in which they stand in the tokens
 
 
 @dataclass(frozen=True)

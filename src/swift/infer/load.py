@@ -114,7 +114,7 @@ def load_talker(
     tokenizer = load_tokenizer(words, trust_remote_code=section.trust_remote_code)
     return Talker(
         renderer,
-        TransformersEngine(model, tokenizer, section.attention),
+        TransformersEngine(model, tokenizer, section.attention, lambda: renderer.marks),
         Sampling(
             max_tokens=settings.max_new_tokens,
             temperature=settings.temperature,

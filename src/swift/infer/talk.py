@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from swift.chat.message import Conversation, Delta, Message
+from swift.chat.message import Conversation, Delta, Media, Message
 from swift.chat.render import Renderer
-from swift.errors import RenderError, SwiftError
+from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
 HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before and after them.
 /clear   forget the conversation      /system TEXT   set the system prompt (and forget)
+/image PATH   show an image with the next message
 /help    this text                    /quit          leave (also Ctrl-D)"""
 
 
@@ -32,7 +33,9 @@ class Talker:
         answer holds it.
         """
         sampling = self._sampling()
-        completions = self.engine.generate([Request(self._prompt(one), sampling) for one in asked])
+        completions = self.engine.generate(
+            [Request(self._prompt(one), sampling, one.media) for one in asked]
+        )
         return [
             (self._read(completion, one), completion)
             for completion, one in zip(completions, asked, strict=True)
@@ -41,7 +44,7 @@ class Talker:
     def stream(self, asked: Conversation, show: Callable[[Delta], None]) -> Message:
         """One answer, shown piece by piece."""
         parser = self.renderer.parser(asked.template_kwargs)
-        request = Request(self._prompt(asked), self._sampling())
+        request = Request(self._prompt(asked), self._sampling(), asked.media)
         for token in (given := self._given(asked)):
             show(parser.push(token))
         self.engine.generate([request], on_token=lambda token: show(parser.push(token)))
@@ -49,8 +52,6 @@ class Talker:
         return self._without_stop(parser.message(), given, asked)
 
     def _prompt(self, asked: Conversation) -> list[int]:
-        if asked.media:
-            raise RenderError("images, video and audio are not supported yet")
         return self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
 
     def _given(self, asked: Conversation) -> list[int]:
@@ -104,6 +105,7 @@ class Terminal:
     talker: Talker
     system: str | None = None
     streaming: bool = True
+    images: list[str] = field(default_factory=list)  # for the next message
     history: list[Message] = field(default_factory=list)
 
     def run(self) -> None:
@@ -145,6 +147,9 @@ class Terminal:
             self.system = rest.strip() or None
             self.history.clear()
             print(f"(system prompt: {self.system or 'none'})")
+        elif word == "/image":
+            self.images.append(rest.strip())
+            print(f"(with the next message: {', '.join(self.images)})")
         elif word == "/help":
             print(HELP)
         elif word.startswith("/") and word[1:].isalpha():
@@ -153,7 +158,9 @@ class Terminal:
             self._answer(text)
 
     def _answer(self, text: str) -> None:
-        self.history.append(Message("user", text))
+        images = [Media("image", path) for path in self.images]
+        self.images.clear()
+        self.history.append(Message("user", (*images, text) if images else text))
         system = [Message("system", self.system)] if self.system else []
         try:
             message = self._generate([*system, *self.history])

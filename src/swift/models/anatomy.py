@@ -20,23 +20,36 @@ def text_config(model: PreTrainedModel) -> PretrainedConfig:
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The stack of decoder layers: of the outermost lists of modules in the part that writes text,
-    the one with the most weights.
+    and not in a model of its own that reads media, the one with the most weights.
 
     Raises:
         ConfigError: no such list.
     """
-    stacks = list(_stacks(model.get_decoder())) or list(_stacks(model))
-    if not stacks:
+    found = list(stacks(model.get_decoder())) or list(stacks(model))
+    if not found:
         raise ConfigError(f"{type(model).__name__}: no stack of decoder layers found")
-    return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
+    return largest(found)
 
 
-def _stacks(module: nn.Module) -> Iterator[nn.ModuleList]:
+def stacks(module: nn.Module) -> Iterator[nn.ModuleList]:
+    """The outermost lists of modules in a module, but those in models inside that read media."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield child
-        else:
-            yield from _stacks(child)
+        elif not reads_media(child):
+            yield from stacks(child)
+
+
+def reads_media(module: nn.Module) -> bool:
+    """Whether a model says of itself that it reads something else than text."""
+    if not isinstance(module, PreTrainedModel):
+        return False
+    return module.main_input_name != "input_ids" or "text" not in module.input_modalities
+
+
+def largest(found: Iterable[nn.ModuleList]) -> nn.ModuleList:
+    """The list with the most weights."""
+    return max(found, key=lambda stack: sum(p.numel() for p in stack.parameters()))
 
 
 def body(model: PreTrainedModel) -> nn.Module:
@@ -45,21 +58,27 @@ def body(model: PreTrainedModel) -> nn.Module:
     Raises:
         ConfigError: it has no such part.
     """
-    if model.base_model is not model:
-        return model.base_model
-    layers = decoder_layers(model)
-    for part in model.children():
-        if part is not layers and any(module is layers for module in part.modules()):
-            return part
+    layers, head = decoder_layers(model), output_head(model)
+    part: nn.Module = model.base_model
+    while part is model or any(module is head for module in part.modules()):
+        inner = [c for c in part.children() if any(module is layers for module in c.modules())]
+        if not inner or inner[0] is layers:
+            break
+        part = inner[0]
+    else:
+        return part
     raise ConfigError(f"{type(model).__name__}: the output head cannot be told from the body")
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:
-    """Hidden states to logits."""
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ConfigError(f"{type(model).__name__}: no output head found")
-    return head
+    """Hidden states to logits: the model's own, else that of the one inside around the layers."""
+    layers = decoder_layers(model)
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and any(m is layers for m in module.modules()):
+            head = module.get_output_embeddings()
+            if head is not None:
+                return head
+    raise ConfigError(f"{type(model).__name__}: no output head found")
 
 
 def size(parameters: Iterable[nn.Parameter]) -> int:

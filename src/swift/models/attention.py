@@ -21,7 +21,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from swift.data.batch import Batch
 from swift.errors import ConfigError
-from swift.models.anatomy import body, influence, vocabulary
+from swift.models.anatomy import body, influence, text_config, vocabulary
 from swift.models.load import is_out_of_memory
 
 PACKED = "packed"
@@ -162,7 +162,10 @@ AttentionMaskInterface.register(_PROVING, _proving_mask)
 
 
 def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Hidden states of a batch, (1, T, D) or (B, L, D)."""
+    """Hidden states of a batch, (1, T, D) or (B, L, D).
+
+    Where padded rows hold media, the architecture knows best how it counts positions.
+    """
     borders: dict[str, Any] = {}
     if batch.packed:
         borders = {
@@ -172,7 +175,11 @@ def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
             "max_length_k": batch.longest,
         }
     out = body(model)(
-        input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, **borders
+        input_ids=batch.tokens,
+        position_ids=batch.positions if batch.packed or not batch.media else None,
+        use_cache=False,
+        **batch.media,
+        **borders,
     )
     hidden = out.last_hidden_state
     assert isinstance(hidden, torch.Tensor)
@@ -206,7 +213,7 @@ def choose_layout(model: PreTrainedModel, wanted: str = "auto") -> Layout:
         "auto": [PACKED, "sdpa", "eager"],
         "flash": [*flash, PACKED],
     }.get(wanted, [wanted])
-    native = model.config._attn_implementation
+    native = attention_of(model)
     for name in candidates:
         if _usable(model, name) and keeps_borders(model, native):
             return Layout(name, packed=True)
@@ -216,12 +223,33 @@ def choose_layout(model: PreTrainedModel, wanted: str = "auto") -> Layout:
     raise ConfigError(f"--attn_impl {wanted}: {type(model).__name__} cannot run with it")
 
 
+def attention_of(model: PreTrainedModel) -> str:
+    """The attention of the part that writes text."""
+    return str(text_config(model)._attn_implementation)
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Choose the attention of the part that writes text; towers that read media keep theirs.
+
+    Raises:
+        ValueError, ImportError: this model cannot have it.
+    """
+    text = text_config(model)
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            for key in module.config.sub_configs:
+                if getattr(module.config, key, None) is text:
+                    module.set_attn_implementation({key: name})
+                    return
+    model.set_attn_implementation(name)
+
+
 def _usable(model: PreTrainedModel, name: str) -> bool:
     try:
-        model.set_attn_implementation(name)
+        set_attention(model, name)
     except (ValueError, ImportError):
         return False
-    return bool(model.config._attn_implementation == name)
+    return attention_of(model) == name
 
 
 def keeps_borders(model: PreTrainedModel, native: str) -> bool:
@@ -235,10 +263,10 @@ def keeps_borders(model: PreTrainedModel, native: str) -> bool:
         model: set to the attention in question.
         native: the attention that computes a sample alone.
     """
-    training, current = model.training, model.config._attn_implementation
+    training, current = model.training, attention_of(model)
     model.eval()
     if current == PACKED:
-        model.set_attn_implementation(_PROVING)
+        set_attention(model, _PROVING)
     random = torch.Generator().manual_seed(0)
     count = min(vocabulary(model), 1000)
     first, other, second = (
@@ -247,14 +275,14 @@ def keeps_borders(model: PreTrainedModel, native: str) -> bool:
     try:
         together, slope = _second(model, [first, second])
         changed, _ = _second(model, [other, second])
-        model.set_attn_implementation(native)
+        set_attention(model, native)
         alone, _ = _second(model, [second])
     except Exception as error:  # architectures that cannot do it say so each in its own way
         if is_out_of_memory(error):
             raise
         return False
     finally:
-        model.set_attn_implementation(current)
+        set_attention(model, current)
         model.train(training)
     exact = next(model.parameters()).dtype == torch.float32
     bound = (1e-4 if exact else 5e-2) * alone.norm()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+)
 
 from swift.errors import ConfigError
 from swift.models.anatomy import influence
@@ -32,15 +39,54 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The architecture of a checkpoint.
+    """The architecture of a checkpoint; of several models in one, that of the one which writes text
+    and reads media.
 
     Raises:
         ConfigError: it cannot be read, is unknown, or wants to run its own code.
     """
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(_why(folder, error)) from None
+    return writing_config(config)
+
+
+def writing_config(config: Any) -> Any:
+    """Of a box of several models, which has no forward pass of its own, the configuration of the
+    one that writes text.
+    """
+    known = AutoModelForMultimodalLM._model_mapping
+    if type(config) not in known:  # type: ignore[operator]
+        return config
+    made = known[type(config)]  # type: ignore[index]
+    if getattr(made, "forward", None) is not torch.nn.Module.forward:
+        return config
+    inner = [getattr(config, name, None) for name in config.sub_configs]
+    return next((c for c in inner if type(c) in known), config)  # type: ignore[operator]
+
+
+def auto_class(config: Any) -> Any:
+    """Transformers' automatic class that makes the model of a configuration.
+
+    Where several know the architecture (with its towers, and its language model alone), it is the
+    one that makes what the checkpoint says it is, else the first: what reads media is made whole.
+    """
+    known = [
+        auto
+        for auto in (AutoModelForMultimodalLM, AutoModelForCausalLM, AutoModelForSeq2SeqLM)
+        if type(config) in auto._model_mapping  # type: ignore[operator]
+        and not (auto is AutoModelForSeq2SeqLM and config.is_encoder_decoder)
+    ]
+    for auto in known[1:]:
+        made = auto._model_mapping[type(config)]  # type: ignore[index]
+        if getattr(made, "__name__", "") in (config.architectures or ()):
+            return auto
+    if known:
+        return known[0]
+    brought = getattr(config, "auto_map", {})
+    chosen = AutoModelForMultimodalLM.__name__ in brought
+    return AutoModelForMultimodalLM if chosen else AutoModelForCausalLM
 
 
 def load_model(
@@ -50,7 +96,8 @@ def load_model(
     device: torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal language model; weights arrive in ``dtype`` without a second copy.
+    """Load a causal language model, with the towers that it has; weights arrive in ``dtype``
+    without a second copy.
 
     Args:
         folder: checkpoint in the Hugging Face layout.
@@ -61,11 +108,12 @@ def load_model(
     Raises:
         ConfigError: not a causal language model, or the checkpoint lacks weights.
     """
-    load_config(folder, trust_remote_code=trust_remote_code)
+    config = load_config(folder, trust_remote_code=trust_remote_code)
     options: dict[str, Any] = {"device_map": device} if device and device.type != "cpu" else {}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(config).from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
@@ -90,19 +138,37 @@ def load_model(
             f"({', '.join(absent[:3])} ...); they would be random"
         )
     _prepare(model)
-    if not _is_causal(model):
+    try:
+        causal = _is_causal(model)
+    except Exception as error:  # each architecture says in its own way that it needs more
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"--model: {folder}: {type(model).__name__} does not read a text alone: {error}"
+        ) from None
+    if not causal:
         raise ConfigError(_NOT_CAUSAL.format(folder))
     return model
 
 
 def _is_causal(model: PreTrainedModel) -> bool:
-    """Whether a position depends on none behind it: encoders also come with a language head."""
+    """Whether a position depends on none behind it: encoders also come with a language head. Some
+    models read what is said to be a prompt in both directions; they must read an answer in one.
+    """
     tokens = torch.arange(8, device=model.device)[None]
-    _, slope = influence(
-        model, lambda: model(input_ids=tokens, use_cache=False).logits[0], slice(0, 4)
-    )
-    size = slope.float().abs()
-    return bool(size[4:].max() <= 1e-6 * size.max())
+    ways: list[dict[str, torch.Tensor]] = [{}]
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
+        ways.append({"token_type_ids": torch.ones_like(tokens)})
+    for way in ways:
+        _, slope = influence(
+            model,
+            lambda way=way: model(input_ids=tokens, use_cache=False, **way).logits[0],  # type: ignore[misc]
+            slice(0, 4),
+        )
+        size = slope.float().abs()
+        if size[4:].max() <= 1e-6 * size.max():
+            return True
+    return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -120,7 +186,7 @@ def load_shape(
     config = copy.deepcopy(load_config(folder, trust_remote_code=trust_remote_code))
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
+            model: PreTrainedModel = auto_class(config).from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
     except ValueError as error:

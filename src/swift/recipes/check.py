@@ -82,6 +82,10 @@ def _modules(plan: Plan) -> Table:
     share = shape.learning / shape.parameters
     title = f"Parameters: {shape.learning:,} of {shape.parameters:,} learn ({share:.2%})"
     made = table(title, "module", "all", "learn")
+    for part, total, learning in shape.parts:
+        made.add_row(f"the {part} part", f"{total:,}", f"{learning:,}", style="bold")
+    if shape.parts:
+        made.add_section()
     for row in sizes(shape.kinds):
         made.add_row(*row)
     return made

@@ -39,7 +39,7 @@ def run(config: InferConfig, world: World) -> None:
         return
     talker = load_talker(model, config.infer, device_of(world), log)
     if result is None:
-        Terminal(talker, system, config.infer.stream).run()
+        Terminal(talker, system, config.infer.stream, list(config.infer.image)).run()
         return
     settings = EncodeSettings.of("chat", config.data, config.external_plugins)
     rows = questions(sources, config.data.seed, replace(settings, system=system))

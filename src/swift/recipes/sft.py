@@ -45,7 +45,7 @@ def run(
         with setup.explaining_memory(plan):
             folder, checkpoint = mesh.share(open_run(config) if world.is_main else None)
             setup.announce(session, plan, data, folder)
-            learner = setup.build_learner(session, plan, checkpoint)
+            learner = setup.build_learner(session, plan, data, checkpoint)
             keeper = setup.make_keeper(session, folder, learner, plan, data)
             state = setup.start(session, folder, checkpoint, keeper, data)
             with setup.recording(session, folder, state, plan) as outlets:

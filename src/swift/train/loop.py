@@ -107,7 +107,7 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     if not math.isfinite(norm):
         raise ResourceError(_diverged(state.step + 1, norm, window))
     for group in job.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)  # parts may learn slower or faster
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     state.step += 1

@@ -23,6 +23,7 @@ from swift.losses.cross_entropy import chunk_rows
 from swift.models.anatomy import body, census, decoder_layers, vocabulary
 from swift.models.attention import PACKED, run_body
 from swift.models.load import context_length, load_config, load_shape
+from swift.models.parts import count_parts, parts
 from swift.train.memory import (
     GIB,
     Estimate,
@@ -100,6 +101,7 @@ class Shape:
     layers: int
     vocabulary: int
     kinds: list[tuple[str, int, int]]  # parameters by module: name, all, learning
+    parts: Sequence[tuple[str, int, int]] = ()  # the same by part, where there are several
 
     @property
     def learning(self) -> int:
@@ -111,6 +113,13 @@ class Shape:
         """All parameters."""
         return sum(total for _, total, _ in self.kinds)
 
+    def learning_parts(self) -> str:
+        """What learns in each part, in a line; empty where there is but one."""
+        return ", ".join(
+            f"{learning / 1e6:,.2f}M of {total / 1e6:,.1f}M in the {part} part"
+            for part, total, learning in self.parts
+        )
+
 
 def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
     """Build the model without weights, tuner and all, and count what one position keeps."""
@@ -119,13 +128,14 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
     section = config.tuner
     with torch.device("meta"):
         tuned: Tuned = registry.build(section, model, [] if adapters else adapters, "")
-    layers = decoder_layers(model)
+    layers, found = decoder_layers(model), parts(model)
     return Shape(
         tuned,
         _probe(tuned, len(layers), compute),
         len(layers),
         vocabulary(model),
         census(tuned.peft or model),
+        count_parts(model, found) if found.several else (),
     )
 
 

@@ -21,17 +21,19 @@ from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data import flow
 from swift.data.batch import Batch
+from swift.data.encode import renderer_of
 from swift.data.ledger import Ledger
 from swift.data.prepare import Prepared, Workshop, prepare
 from swift.data.source import check_inputs
-from swift.data.stream import Order, steps
+from swift.data.stream import Collate, Order, steps
 from swift.errors import ResourceError
 from swift.hub.locate import cache_dir, locate_dataset, locate_model
 from swift.models.anatomy import decoder_layers
-from swift.models.attention import Layout, choose_layout
+from swift.models.attention import Layout, attention_of, choose_layout
 from swift.models.heads import find_head
 from swift.models.kernels import fast_linear, keep_freed_memory, row_multiple
 from swift.models.load import dtype_name, is_out_of_memory, load_model, resolve_dtype
+from swift.models.seeing import see
 from swift.observe.log import Log
 from swift.observe.metrics import Recorder
 from swift.observe.plot import plot_loss
@@ -198,14 +200,17 @@ class Learner:
         return [p for p in self.spread.module.parameters() if p.requires_grad]
 
 
-def build_learner(session: Session, plan: Plan, checkpoint: Path | None) -> Learner:
+def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path | None) -> Learner:
     """Load the model (or the weights of a checkpoint), mark what learns, spread it."""
     config, mesh = session.config, session.mesh
     torch.manual_seed(config.train.seed)
     tuned = _load(session, checkpoint)
     model = tuned.model
     head = find_head(model)
+    native = attention_of(model)
     layout = choose_layout(model, config.model.attention)
+    if data.has_media:
+        layout = see(model, layout, renderer_of(data.spec).marks, native)
     if config.data.packing and not layout.packed:
         raise ResourceError(
             f"--packing: {type(model).__name__} carries a state along the sequence, so packed "
@@ -347,25 +352,25 @@ def make_job(
 ) -> Job:
     """Everything that the loop needs."""
     config, mesh = session.config, session.mesh
-    rank, packed = mesh.world.rank, learner.layout.packed
-    pin, multiple = mesh.device.type == "cuda", row_multiple(mesh.device)
+    rank, pin = mesh.world.rank, mesh.device.type == "cuda"
+    collate = Collate(learner.layout.packed, row_multiple(mesh.device), data.spec)
 
     def windows(first: int, last: int) -> Iterator[list[Batch]]:
         if data.flow:
             return flow.steps(
                 data.flow, plan.order, count=last - first, process=rank,
-                packed=packed, multiple=multiple, pin=pin,
+                collate=collate, pin=pin,
             )  # fmt: skip
         return steps(
             data.train, plan.order, first=first, last=last, process=rank,
-            packed=packed, multiple=multiple, workers=config.data.workers, pin=pin,
+            collate=collate, workers=config.data.workers, pin=pin,
         )  # fmt: skip
 
     def evaluation() -> Iterator[list[Batch]]:
         order = plan.eval_order
         return steps(
             data.val, order, first=0, last=order.steps_per_epoch, process=rank,
-            packed=packed, multiple=multiple,
+            collate=collate,
         )  # fmt: skip
 
     return Job(

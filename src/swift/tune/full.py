@@ -1,4 +1,4 @@
-"""Every weight learns, but those frozen by name."""
+"""Every weight learns, but those of frozen parts and those frozen by name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 
 from swift.config.tuner import FullSection
 from swift.errors import ConfigError
+from swift.models.parts import parts
+from swift.tune.frozen import frozen_parts, nothing_left
 from swift.tune.tuned import Tuned
 
 
@@ -25,11 +27,19 @@ def attach(section: FullSection, model: PreTrainedModel, adapters: list[str], ba
     names = [name for name, _ in model.named_parameters()]
     _must_match(names, [*section.freeze, *section.learn], "--freeze_parameters")
     pattern = _pattern(section.freeze_regex, names)
+    found = parts(model)
+    kept = frozen_parts(section, found)
     for name, parameter in model.named_parameters():
-        frozen = name.startswith(tuple(section.freeze)) or bool(pattern and pattern.search(name))
+        frozen = (
+            found.of(name) in kept
+            or name.startswith(tuple(section.freeze))
+            or bool(pattern and pattern.search(name))
+        )
         parameter.requires_grad_(not frozen or name.startswith(tuple(section.learn)))
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError("--freeze_parameters: nothing is left to learn")
+        raise ConfigError(
+            nothing_left(kept) if kept else "--freeze_parameters: nothing is left to learn"
+        )
     return Tuned(model)
 
 

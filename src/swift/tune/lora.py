@@ -20,10 +20,14 @@ from peft.tuners.lora import LoraModel
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from swift.config.tuner import LoraSection
 from swift.errors import CheckpointError, ConfigError
 from swift.hub.locate import find_adapter
+from swift.models.anatomy import output_head
+from swift.models.parts import parts
+from swift.tune.frozen import frozen_parts, nothing_left
 from swift.tune.layer import LoraLinear
 from swift.tune.tuned import Tuned
 
@@ -71,7 +75,11 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
     )
     _use_our_layer(settings, model)
     if targets == "all-linear":
-        settings.exclude_modules = _unfit(model, settings) or None
+        unfit = _unfit(model, settings)
+        if (names := _of_parts(section, model, unfit)) is not None:
+            settings.target_modules = names
+        else:
+            settings.exclude_modules = unfit or None
     try:
         peft = get_peft_model(model, settings)
     except ValueError as error:
@@ -85,6 +93,32 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
     return peft
 
 
+def _of_parts(section: LoraSection, model: PreTrainedModel, unfit: list[str]) -> list[str] | None:
+    """Names of the linear modules that get an adapter in a model of several parts: those of the
+    parts that are not frozen, without its head, and without those that torch's own attention reads
+    the weights of past the module. None: it has but one part, and all may get one.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    found = parts(model)
+    if not found.several:
+        return None
+    kept, head = frozen_parts(section, found), output_head(model)
+    modules = dict(model.named_modules())
+
+    def fits(name: str, module: torch.nn.Module) -> bool:
+        outer, _, end = name.rpartition(".")
+        past = isinstance(modules[outer], torch.nn.MultiheadAttention)
+        linear = isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+        return linear and not past and end not in unfit and found.of(name) not in kept
+
+    names = [name for name, module in modules.items() if fits(name, module)]
+    if not names:
+        raise ConfigError(nothing_left(kept))
+    return names
+
+
 def _unfit(model: PreTrainedModel, settings: LoraConfig) -> list[str]:
     """Ends of the names of linear modules that no adapter can stand beside: those that PEFT refuses
     for this architecture, and those that a forward pass never calls, because a kernel reads their
@@ -92,7 +126,10 @@ def _unfit(model: PreTrainedModel, settings: LoraConfig) -> list[str]:
     """
     linear = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     ends = {name.rpartition(".")[2] for name in linear}
-    found = ends - _multiplying(model, linear)
+    owners = parts(model)
+    read = {name: m for name, m in linear.items() if owners.of(name) == "language"}
+    others = {name: m for name, m in linear.items() if name not in read}
+    found = ends - _multiplying(model, read) - _fit(others)
     for end in ends - found:
         try:
             LoraModel._check_target_module_compatiblity(
@@ -108,8 +145,8 @@ def _unfit(model: PreTrainedModel, settings: LoraConfig) -> list[str]:
 
 @torch.no_grad()
 def _multiplying(model: PreTrainedModel, linear: dict[str, torch.nn.Linear]) -> set[str]:
-    """Ends of the names of modules that act as linear ones in a forward pass; of a model without
-    weights: that would, as far as they tell by themselves.
+    """Ends of the names of modules that act as linear ones in a pass over a text; of a model
+    without weights: that would, as far as they tell by themselves.
     """
     acted: set[str] = set()
 
@@ -121,10 +158,7 @@ def _multiplying(model: PreTrainedModel, linear: dict[str, torch.nn.Linear]) -> 
         return note
 
     if model.device.type == "meta":
-        for name, module in linear.items():
-            with suppress(NotImplementedError, RuntimeError):
-                watch(name)(module, (), module(module.weight.new_zeros(2, module.in_features)))
-        return acted
+        return _fit(linear)
     hooks = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
     training = model.training
     try:
@@ -134,6 +168,18 @@ def _multiplying(model: PreTrainedModel, linear: dict[str, torch.nn.Linear]) -> 
         model.train(training)
         for hook in hooks:
             hook.remove()
+    return acted
+
+
+@torch.no_grad()
+def _fit(linear: dict[str, torch.nn.Linear]) -> set[str]:
+    """Ends of the names of modules that act as linear ones by themselves."""
+    acted: set[str] = set()
+    for name, module in linear.items():
+        with suppress(NotImplementedError, RuntimeError):
+            out = module(module.weight.new_zeros(2, module.in_features))
+            if isinstance(out, torch.Tensor) and out.shape[-1] == module.out_features:
+                acted.add(name.rpartition(".")[2])
     return acted
 
 

@@ -11,9 +11,10 @@ import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
-from swift.chat.message import Media, Message, Part
+from swift.chat.message import Conversation, Media, Message, Part
 from swift.data.formats.form import Row, kind_word
 from swift.errors import DataError
 
@@ -116,6 +117,30 @@ def place_media(messages: Sequence[Message], row: Row) -> list[Message]:
             coming = iter(media)
             placed = [replace(m, content=_filled(m.content, kind, coming)) for m in placed]
     return _before_user(placed, unmarked) if unmarked else placed
+
+
+def located(conversation: Conversation, base: Path | None) -> Conversation:
+    """A conversation whose relative paths begin at a folder, or where swift was started."""
+    if base is None or not conversation.media:
+        return conversation
+
+    def at(source: str) -> str:
+        if source.startswith("data:") or "://" in source:
+            return source
+        beside = base / source
+        return str(beside) if beside.exists() or not Path(source).exists() else source
+
+    def found(part: Part) -> Part:
+        if not isinstance(part, Media):
+            return part
+        many = not isinstance(part.source, str)
+        return replace(part, source=tuple(map(at, part.source)) if many else at(str(part.source)))
+
+    messages = tuple(
+        m if isinstance(m.content, str) else replace(m, content=tuple(map(found, m.content)))
+        for m in conversation.messages
+    )
+    return replace(conversation, messages=messages)
 
 
 def _count(messages: Sequence[Message], kind: Kind, *, in_texts: bool) -> int:

@@ -9,20 +9,37 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from swift.chat.media.marks import Marks
 from swift.errors import DataError
 from swift.infer.engine import Completion, Request, Sampling
+from swift.models.attention import Layout, attention_of, set_attention
 from swift.models.load import context_length
+from swift.models.seeing import see
 
 
 class TransformersEngine:
     """Generates with a loaded model; requests of one call share their sampling."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, attention: str = "auto") -> None:
-        """Take a model (and transformers' tokenizer of it, for stop texts)."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        attention: str = "auto",
+        marks: Callable[[], Marks] | None = None,
+    ) -> None:
+        """Take a model.
+
+        Args:
+            model: generates.
+            tokenizer: transformers', for stop texts.
+            attention: its implementation.
+            marks: how images are written, asked for when there are some.
+        """
         self._model = model.eval()
+        self._marks, self._sees = marks, False
         self._tokenizer = tokenizer
         self._context = context_length(model.config)
-        model.set_attn_implementation("sdpa" if attention in ("auto", "packed") else attention)
+        set_attention(model, "sdpa" if attention in ("auto", "packed") else attention)
 
     @torch.inference_mode()
     def generate(
@@ -46,9 +63,26 @@ class TransformersEngine:
             generation_config=self._settings(sampling, room, pad),
             stopping_criteria=self._stop_texts(sampling),
             streamer=None if on_token is None else _Streamer(on_token),
+            **self._features(requests),
         )
         new = out[:, longest:].tolist()
         return [_cut(tokens, sampling.stop_ids, pad, room) for tokens in new]
+
+    def _features(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+        """What the model reads beside tokens.
+
+        Raises:
+            ConfigError: the model does not see images as transformers computes them.
+        """
+        if not any(request.media for request in requests):
+            return {}
+        assert self._marks is not None
+        marks, attention = self._marks(), attention_of(self._model)
+        if not self._sees:
+            see(self._model, Layout(attention, packed=False), marks, attention)
+            self._sees = True
+        found = marks.features([(request.tokens, request.media) for request in requests])
+        return {name: torch.from_numpy(v).to(self._model.device) for name, v in found.items()}
 
     def _room(self, requests: Sequence[Request], sampling: Sampling) -> int:
         """Tokens that may be generated within the model's context."""

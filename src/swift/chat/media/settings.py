@@ -1,0 +1,55 @@
+"""What a user may say about reading media."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from swift.errors import ConfigError
+
+MAX_IMAGE_PIXELS = 178_956_970  # where Pillow itself refuses
+MAX_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSettings:
+    """Limits of media, and how videos and sounds are sampled.
+
+    Attributes:
+        max_image_pixels: an image of more, or a video with larger frames, is refused before it is
+            decoded. Pillow's own limit holds beside it.
+        max_bytes: a file of more is refused.
+        max_audio_s: a sound of more seconds is refused: a small file may hold days of silence.
+        allow_remote: media on the network (http, https) are read.
+        fps: frames of a video taken per second; None takes as many as it has.
+        max_frames: at most so many frames are taken; where it binds, they lie further apart.
+        min_frames: at least so many, closer together; a frame is repeated where there are fewer.
+        sampling_rate: of sounds, in Hz; None leaves them at their own.
+
+    Raises:
+        ConfigError: a value that cannot be meant.
+    """
+
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    max_bytes: int = MAX_BYTES
+    max_audio_s: float = 2 * 3600.0
+    allow_remote: bool = False
+    fps: float | None = None
+    max_frames: int = 768
+    min_frames: int = 1
+    sampling_rate: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} should be above 0, this is {value}"
+            for name in (
+                *("max_image_pixels", "max_bytes", "max_audio_s"),
+                *("fps", "max_frames", "min_frames", "sampling_rate"),
+            )
+            if (value := getattr(self, name)) is not None
+            and not (value > 0 and math.isfinite(value))
+        ]
+        if self.min_frames > self.max_frames:
+            problems.append(f"min_frames={self.min_frames} is above max_frames={self.max_frames}")
+        if problems:
+            raise ConfigError(*problems)
