@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 import tiny
 from processes import fail, run
@@ -138,3 +139,35 @@ def test_a_model_of_text_alone_says_so(checkpoint: Path, tmp_path: Path) -> None
     tiny.write_rows(tmp_path / "rows.jsonl", paint(tmp_path, 2))
     code, text = fail(["check", "--model", checkpoint, "--dataset", "rows.jsonl"], tmp_path)
     assert code != 0 and "takes text alone" in text
+
+
+def test_each_part_learns_at_its_own_rate(vision: Path, tmp_path: Path) -> None:
+    tiny.write_rows(tmp_path / "rows.jsonl", paint(tmp_path, 4))
+    words = ["sft", "--model", vision, "--dataset", "rows.jsonl", *SFT, *FULL, "--max_steps", 2,
+             "--weight_decay", 0, "--gradient_accumulation_steps", 2, "--warmup_ratio", 0,
+             "--lr_scheduler_type", "constant"]  # fmt: skip
+    text = run([*words, "--vit_lr", 3e-5, "--aligner_lr", 3e-4, "--output_dir", "run"], tmp_path)
+    assert "in the vision part" in text
+    before = load_file(vision / "model.safetensors")
+    after = load_file(tmp_path / "run/checkpoint-2/model.safetensors")
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    # Adam's first steps are about as long as the rate
+    for part, rate in (("vision_tower", 3e-5), ("projector", 3e-4), ("language_model", 3e-3)):
+        most = max(value for name, value in moved.items() if part in name)
+        assert most == pytest.approx(2 * rate, rel=0.3), part
+    code, text = fail([*words, "--freeze_vit", "true", "--vit_lr", 1e-4], tmp_path)
+    assert code == 2 and "--vit_lr: no tower learns" in text
+
+
+def test_frozen_parts_stay_as_they_are(vision: Path, tmp_path: Path) -> None:
+    tiny.write_rows(tmp_path / "rows.jsonl", paint(tmp_path, 4))
+    words = ["sft", "--model", vision, "--dataset", "rows.jsonl", *SFT, "--max_steps", 2,
+             "--gradient_accumulation_steps", 2, "--tuner_type", "full"]  # fmt: skip
+    run([*words, "--output_dir", "run"], tmp_path)
+    before = load_file(vision / "model.safetensors")
+    after = load_file(tmp_path / "run/checkpoint-2/model.safetensors")
+    same = {name: bool((after[name] == before[name]).all()) for name in before}
+    assert all(same[name] for name in same if "vision" in name or "projector" in name)
+    assert not any(
+        same[name] for name in same if "layers.0.self_attn.q_proj" in name and "lang" in name
+    )

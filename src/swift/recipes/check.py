@@ -15,7 +15,7 @@ from swift.models.load import dtype_name
 from swift.train.folder import output_of
 from swift.train.memory import GIB
 from swift.train.plan import sizes
-from swift.train.setup import Plan, Session
+from swift.train.session import Plan, Session
 
 
 def show(session: Session, plan: Plan, data: Prepared, renderer: Renderer) -> None:

@@ -18,6 +18,7 @@ from swift.recipes import inspect_terminal as terminal
 from swift.recipes.inspect_page import Page, page
 from swift.train import setup
 from swift.train.plan import capacity_of, max_length_of, order_of
+from swift.train.session import open_session
 
 _TERMINAL = 600  # tokens of a sample in the terminal
 _PAGE = 100_000  # tokens on the page: more would make a browser slow
@@ -29,7 +30,7 @@ def run(config: InspectingConfig, world: World) -> None:
     quiet_libraries()
     log = Log(world.is_main)
     with open_mesh(world, config.parallel) as mesh:
-        session = setup.open_session(config, mesh, log)
+        session = open_session(config, mesh, log)
         renderer = renderer_for(session.base, config.model)
         texts = isinstance(config, InspectTextsConfig)
         data = setup.prepare_data(session, renderer, "text" if texts else "chat")

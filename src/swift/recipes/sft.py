@@ -13,8 +13,10 @@ from swift.parallel.world import World
 from swift.recipes.check import show
 from swift.train import setup
 from swift.train.folder import open_run
+from swift.train.learner import build_learner
 from swift.train.loop import fit
 from swift.train.outcome import Outcome, outcome
+from swift.train.session import make_plan, open_session
 from swift.train.stop import StopRequest
 
 
@@ -35,17 +37,17 @@ def run(
     check_report(config.report)
     log = Log(world.is_main)
     with open_mesh(world, config.parallel) as mesh, StopRequest() as stopping:
-        session = setup.open_session(config, mesh, log)
+        session = open_session(config, mesh, log)
         renderer = renderer_for(session.base, config.model)
         data = setup.prepare_data(session, renderer, kind)
-        plan = setup.make_plan(session, data)
+        plan = make_plan(session, data)
         if config.dry_run:
             show(session, plan, data, renderer)
             return None
         with setup.explaining_memory(plan):
             folder, checkpoint = mesh.share(open_run(config) if world.is_main else None)
             setup.announce(session, plan, data, folder)
-            learner = setup.build_learner(session, plan, data, checkpoint)
+            learner = build_learner(session, plan, data, checkpoint)
             keeper = setup.make_keeper(session, folder, learner, plan, data)
             state = setup.start(session, folder, checkpoint, keeper, data)
             with setup.recording(session, folder, state, plan) as outlets:

@@ -19,6 +19,7 @@ from swift.recipes.inspect_terminal import console, visible
 from swift.train import setup
 from swift.train.past import Past, check_past, open_past
 from swift.train.plan import max_length_of, order_of, steps_of
+from swift.train.session import open_session
 
 _BEGINNING = 80  # characters of a row's text
 
@@ -30,7 +31,7 @@ def run(config: TraceConfig, world: World) -> None:
     past = open_past(Path(config.run).expanduser())
     trained = past.config
     with open_mesh(world, trained.parallel) as mesh:
-        session = setup.open_session(trained, mesh, log)
+        session = open_session(trained, mesh, log)
         renderer = renderer_for(session.base, trained.model)
         data = setup.prepare_data(session, renderer, "text" if past.texts else "chat")
         length = max_length_of(trained, session.base)

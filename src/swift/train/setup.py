@@ -6,90 +6,36 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from swift import registry
 from swift.chat.load import template_of
 from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data import flow
 from swift.data.batch import Batch
-from swift.data.encode import renderer_of
 from swift.data.ledger import Ledger
 from swift.data.prepare import Prepared, Workshop, prepare
-from swift.data.source import check_inputs
 from swift.data.stream import Collate, Order, steps
 from swift.errors import ResourceError
-from swift.hub.locate import cache_dir, locate_dataset, locate_model
-from swift.models.anatomy import decoder_layers
-from swift.models.attention import Layout, attention_of, choose_layout
-from swift.models.heads import find_head
-from swift.models.kernels import fast_linear, keep_freed_memory, row_multiple
-from swift.models.load import dtype_name, is_out_of_memory, load_model, resolve_dtype
-from swift.models.seeing import see
-from swift.observe.log import Log
+from swift.hub.locate import cache_dir, locate_dataset
+from swift.models.kernels import row_multiple
+from swift.models.load import dtype_name, is_out_of_memory
 from swift.observe.metrics import Recorder
 from swift.observe.plot import plot_loss
 from swift.observe.progress import Progress
-from swift.parallel.mesh import Mesh, Spread
 from swift.train.checkpoint import Keeper
 from swift.train.folder import dump_config
+from swift.train.learner import Learner
 from swift.train.loop import Job
 from swift.train.memory import GIB
-from swift.train.objective import Objective
 from swift.train.plan import (
-    Budget,
-    Shape,
-    budget_of,
     capacity_of,
-    eval_order_of,
-    learning_rate_of,
     max_length_of,
-    order_of,
-    shape_of,
-    steps_of,
 )
+from swift.train.session import Plan, Session
 from swift.train.state import TrainState
-from swift.tune.lora import load_adapter
-from swift.tune.tuned import Tuned
-
-
-@dataclass(frozen=True)
-class Session:
-    """What every part of a run needs to know."""
-
-    config: TrainingConfig
-    mesh: Mesh
-    log: Log
-    base: Path  # local folder of the base model
-    compute: torch.dtype  # number format of the computation
-
-
-def open_session(config: TrainingConfig, mesh: Mesh, log: Log) -> Session:
-    """Fetch the model's files and settle the number format."""
-    data = {"--dataset": config.data.train, "--val_dataset": config.data.val}
-    check_inputs([config.model.path], config.model.adapters, data)
-    compute = resolve_dtype(config.model.dtype, mesh.device)
-    with mesh.main_first():
-        base = locate_model(
-            config.model.path,
-            revision=config.model.revision,
-            hub=config.model.hub,
-            dtype=dtype_name(compute),
-            code=config.model.trust_remote_code,
-            say=log,
-        )
-    torch.use_deterministic_algorithms(config.train.deterministic)
-    if mesh.device.type == "cpu":
-        keep_freed_memory()
-    return Session(config, mesh, log, base, compute)
 
 
 def prepare_data(session: Session, renderer: Renderer, kind: Literal["chat", "text"]) -> Prepared:
@@ -121,43 +67,6 @@ def prepare_data(session: Session, renderer: Renderer, kind: Literal["chat", "te
     return data
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a run is cut into steps, and what it takes."""
-
-    order: Order
-    eval_order: Order
-    steps: int
-    learning_rate: float
-    max_length: int
-    shape: Shape
-    budget: Budget
-
-    def rate(self, config: TrainingConfig, step: int) -> float:
-        """The learning rate of a step (counted from 0)."""
-        share = registry.build(config.schedule, step, self.steps)
-        return self.learning_rate * float(share)
-
-
-def make_plan(session: Session, data: Prepared) -> Plan:
-    """Cut the data into steps and estimate the memory, from the model's shape alone."""
-    config, processes = session.config, session.mesh.world.size
-    max_length = max_length_of(config, session.base)
-    order = order_of(config, data.train, max_length, processes)
-    shape = shape_of(config, session.base, session.compute)
-    lengths = data.train.lengths_S
-    device, compute = session.mesh.device, session.compute
-    return Plan(
-        order,
-        eval_order_of(config, data.val, processes),
-        steps_of(config, order),
-        learning_rate_of(config),
-        max_length,
-        shape,
-        budget_of(config, shape, order, lengths, max_length, compute, device),
-    )
-
-
 def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None:
     """Say what is about to happen, in four lines."""
     config, shape, order = session.config, plan.shape, plan.order
@@ -174,6 +83,8 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
         f"{plan.steps:,} steps of {order.groups_per_step} {unit}"
         + ("" if data.flow else f", {order.steps_per_epoch:,} an epoch")
     )
+    if learning := shape.learning_parts():
+        session.log(f"learning: {learning}")
     budget = plan.budget
     again = ", activations computed again" if budget.again else ""
     session.log(
@@ -183,74 +94,6 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
     if not budget.fits:
         session.log.warn(f"this may not fit. What would help:\n{budget.advice()}")
     session.log(f"run: {folder}")
-
-
-@dataclass(frozen=True)
-class Learner:
-    """The model, ready to learn on this process."""
-
-    tuned: Tuned
-    spread: Spread
-    optimizer: torch.optim.Optimizer
-    layout: Layout
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that learn."""
-        return [p for p in self.spread.module.parameters() if p.requires_grad]
-
-
-def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path | None) -> Learner:
-    """Load the model (or the weights of a checkpoint), mark what learns, spread it."""
-    config, mesh = session.config, session.mesh
-    torch.manual_seed(config.train.seed)
-    tuned = _load(session, checkpoint)
-    model = tuned.model
-    head = find_head(model)
-    native = attention_of(model)
-    layout = choose_layout(model, config.model.attention)
-    if data.has_media:
-        layout = see(model, layout, renderer_of(data.spec).marks, native)
-    if config.data.packing and not layout.packed:
-        raise ResourceError(
-            f"--packing: {type(model).__name__} carries a state along the sequence, so packed "
-            "samples would leak into each other; use --packing false"
-        )
-    if plan.budget.again:
-        # what is computed again is computed the same way: a backward pass leaves the first context
-        again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linear())}
-        model.gradient_checkpointing_enable(again)
-    spread = Spread(
-        Objective(model, head), list(decoder_layers(model)), mesh, config.parallel, session.compute
-    )
-    torch.manual_seed(config.train.seed + mesh.world.rank)  # dropout differs between processes
-    optimizer = registry.build(
-        config.optimizer, spread.module.named_parameters(), plan.learning_rate
-    )
-    return Learner(tuned, spread, optimizer, layout)
-
-
-def _load(session: Session, checkpoint: Path | None) -> Tuned:
-    """The model with what learns in it; weights that learn are in float32."""
-    config = session.config
-    section, adapter = config.tuner, config.tuner.kind != "full"
-    sharded = config.parallel.shard != "none" and session.mesh.devices is not None
-    model = load_model(
-        checkpoint if checkpoint and not adapter else session.base,
-        session.compute if adapter else torch.float32,
-        device=torch.device("cpu") if sharded else session.mesh.device,
-        trust_remote_code=config.model.trust_remote_code,
-    )
-    adapters = list(config.model.adapters)
-    if checkpoint is not None:
-        adapters = [str(checkpoint)] if adapter else []
-    elif config.model.merge:
-        for folder in adapters:
-            model = load_adapter(model, folder).merge_and_unload()
-        adapters = []
-    label = config.model.path if config.model.hub != "auto" else str(session.base)
-    tuned: Tuned = registry.build(section, model, adapters, label)
-    return tuned
 
 
 def make_keeper(

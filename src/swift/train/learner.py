@@ -1,0 +1,104 @@
+"""The model of a run, ready to learn: loaded, marked, laid out, spread over processes."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from swift import registry
+from swift.data.encode import renderer_of
+from swift.data.prepare import Prepared
+from swift.errors import ResourceError
+from swift.models.anatomy import decoder_layers
+from swift.models.attention import Layout, attention_of, choose_layout
+from swift.models.heads import find_head
+from swift.models.kernels import fast_linear
+from swift.models.load import load_model
+from swift.models.parts import parts
+from swift.models.recompute import recompute
+from swift.models.seeing import see
+from swift.parallel.mesh import Spread
+from swift.train.objective import Objective
+from swift.train.session import Plan, Session
+from swift.tune.lora import load_adapter
+from swift.tune.tuned import Tuned
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The model, ready to learn on this process."""
+
+    tuned: Tuned
+    spread: Spread
+    optimizer: torch.optim.Optimizer
+    layout: Layout
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that learn."""
+        return [p for p in self.spread.module.parameters() if p.requires_grad]
+
+
+def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path | None) -> Learner:
+    """Load the model (or the weights of a checkpoint), mark what learns, spread it."""
+    config, mesh = session.config, session.mesh
+    torch.manual_seed(config.train.seed)
+    tuned = _load(session, checkpoint)
+    model = tuned.model
+    head = find_head(model)
+    native = attention_of(model)
+    layout = choose_layout(model, config.model.attention)
+    if data.has_media:
+        layout = see(model, layout, renderer_of(data.spec).marks, native)
+    if config.data.packing and not layout.packed:
+        raise ResourceError(
+            f"--packing: {type(model).__name__} carries a state along the sequence, so packed "
+            "samples would leak into each other; use --packing false"
+        )
+    towers = config.train.vit_gradient_checkpointing
+    recompute(
+        model,
+        language=plan.budget.again,
+        towers=plan.budget.again if towers is None else towers,
+        # the same way as the first time: a backward pass leaves the first context
+        settings={"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linear())},
+    )
+    spread = Spread(
+        Objective(model, head), list(decoder_layers(model)), mesh, config.parallel, session.compute
+    )
+    torch.manual_seed(config.train.seed + mesh.world.rank)  # dropout differs between processes
+    found = parts(model)
+    optimizer = registry.build(
+        config.optimizer,
+        spread.module.named_parameters(),
+        plan.learning_rate,
+        lambda name: found.of(name.removeprefix("model.")),
+    )
+    return Learner(tuned, spread, optimizer, layout)
+
+
+def _load(session: Session, checkpoint: Path | None) -> Tuned:
+    """The model with what learns in it; weights that learn are in float32."""
+    config = session.config
+    section, adapter = config.tuner, config.tuner.kind != "full"
+    sharded = config.parallel.shard != "none" and session.mesh.devices is not None
+    model = load_model(
+        checkpoint if checkpoint and not adapter else session.base,
+        session.compute if adapter else torch.float32,
+        device=torch.device("cpu") if sharded else session.mesh.device,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    adapters = list(config.model.adapters)
+    if checkpoint is not None:
+        adapters = [str(checkpoint)] if adapter else []
+    elif config.model.merge:
+        for folder in adapters:
+            model = load_adapter(model, folder).merge_and_unload()
+        adapters = []
+    label = config.model.path if config.model.hub != "auto" else str(session.base)
+    tuned: Tuned = registry.build(section, model, adapters, label)
+    return tuned
