@@ -277,6 +277,7 @@ def test_what_a_stream_needs(checkpoint: Path, rows: Path, tmp_path: Path) -> No
         ([], "--max_steps: is needed with --streaming"),
         (["--max_steps", 2, "--save_strategy", "epoch"], "--save_strategy: nobody knows how long"),
         (["--max_steps", 2, "--split_dataset_ratio", 0.1], "--split_dataset_ratio: a stream has"),
+        (["--max_steps", 2, "--packing_window", 9], "--packing_window: a stream packs within"),
     ):
         code, text = fail([*words, *more], tmp_path)
         assert code == 2 and why in text

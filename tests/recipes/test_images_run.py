@@ -171,3 +171,22 @@ def test_frozen_parts_stay_as_they_are(vision: Path, tmp_path: Path) -> None:
     assert not any(
         same[name] for name in same if "layers.0.self_attn.q_proj" in name and "lang" in name
     )
+
+
+def test_rows_with_images_are_verified(vision: Path, tmp_path: Path) -> None:
+    rows = paint(tmp_path, 3)
+    (tmp_path / rows[1]["image"]).unlink()
+    pair = {
+        "prompt": "<image>Which?",
+        "chosen": "red",
+        "rejected": "blue",
+        "images": ["png/0-0.png"],
+    }
+    (tmp_path / "data").mkdir()
+    (tmp_path / "png").rename(tmp_path / "data/png")
+    tiny.write_rows(tmp_path / "data/rows.jsonl", [*rows, pair])
+    text = run(["verify", "--model", vision, "--dataset", "data/rows.jsonl"], tmp_path)
+    flat = " ".join(text.split())
+    assert "4 rows: conversation 3, preference 1" in flat
+    assert "rows.jsonl:2: " in flat and "0-1.png" in flat
+    assert "rows.jsonl:1: same tokens: not comparable" in flat

@@ -17,7 +17,7 @@ import jinja2
 
 from swift.chat.message import Conversation, Message, Rendered
 from swift.chat.render import Renderer
-from swift.errors import RenderError
+from swift.errors import DataError, RenderError
 
 Status = Literal["held", "refused", "violated"]
 
@@ -340,7 +340,7 @@ def judge(name: str, holds: Callable[[Case], str], case: Case) -> Result:
     """What became of one property."""
     try:
         wrong = holds(case)
-    except RenderError as error:
+    except DataError as error:  # the renderer's refusals, and media that cannot be read
         return Result(name, "refused", str(error))
     return Result(name, "violated" if wrong else "held", wrong)
 

@@ -124,6 +124,7 @@ class ConversationsSection(DataSection):
     def _streamable(self) -> ConversationsSection:
         for name, given, why in (
             ("split", self.split, "a stream has no end to take a share of; use --val_dataset"),
+            ("packing_window", self.packing_window, "a stream packs within --shuffle_buffer_size"),
             ("cached", self.cached, "tokens that are made already need no --streaming"),
         ):
             if self.streaming and given:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from swift.chat.message import Conversation, Rendered, Text
 from swift.chat.render import Renderer, RendererSpec
 from swift.config.data import DataSection
 from swift.data.formats.form import Format, formats, understand, understand_any
-from swift.data.formats.meaning import Meaning, kind_of, with_system
+from swift.data.formats.meaning import Meaning, each, kind_of, with_system
 from swift.data.formats.media import located
 from swift.data.process import end_with_parent
 from swift.data.source import Block
@@ -275,23 +275,26 @@ def encode_row(
     Raises:
         DataError: the row cannot be used; the message says why.
     """
-    meaning = read_row(raw, settings, known)
+    meaning = read_row(raw, settings, known, base)
     if settings.kind == "text":
         return [renderer.text(_as_text(meaning))]
     if isinstance(meaning, Text):
         raise RenderError("a plain text has no turns to learn; use swift pt for it")
     if not isinstance(meaning, Conversation):
         raise RenderError(f"swift sft learns conversations, this row is of kind {kind_of(meaning)}")
-    return renderer.render(located(meaning, base), settings.learn)
+    return renderer.render(meaning, settings.learn)
 
 
-def read_row(raw: bytes, settings: EncodeSettings, known: list[Format] | None) -> Meaning:
+def read_row(
+    raw: bytes, settings: EncodeSettings, known: list[Format] | None, base: Path | None = None
+) -> Meaning:
     """What a row says, by the settings of the run.
 
     Args:
         raw: its JSON.
         settings: how rows are read.
         known: the formats of the task; None: those of all tasks.
+        base: the folder of the row's file, where paths of media may begin.
 
     Raises:
         DataError: the row cannot be understood.
@@ -304,6 +307,8 @@ def read_row(raw: bytes, settings: EncodeSettings, known: list[Format] | None) -
         }
         row = _fill_names(row, settings.names)
     meaning = understand(row, known) if known is not None else understand_any(row)
+    if base is not None:
+        meaning = each(meaning, partial(located, base=base))
     if settings.kind == "text" or not settings.system:
         return meaning
     return with_system(meaning, settings.system)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from swift.chat.message import Conversation, Text
 from swift.chat.properties import PROPERTIES, Reference, Result, Status, verify
@@ -71,16 +72,21 @@ def try_rows(
     tally = Tally()
     for block in blocks:
         for line, raw in zip(block.lines, block.rows, strict=True):
-            tally.add(block.source.place(line), *_results(raw, renderer, reference, settings))
+            results = _results(raw, renderer, reference, settings, block.source.path.parent)
+            tally.add(block.source.place(line), *results)
     return tally
 
 
 def _results(
-    raw: bytes, renderer: Renderer, reference: Reference | None, settings: EncodeSettings
+    raw: bytes,
+    renderer: Renderer,
+    reference: Reference | None,
+    settings: EncodeSettings,
+    base: Path,
 ) -> tuple[str, list[Result]]:
     """What kind of row it is, and what became of the properties."""
     try:
-        meaning = read_row(raw, settings, None)
+        meaning = read_row(raw, settings, None, base)
     except (DataError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         return "unreadable", [Result(name, "refused", why) for name in PROPERTIES]

@@ -13,7 +13,6 @@ from swift.chat.message import Conversation, Media, Message
 from swift.data.encode import EncodeSettings, read_row
 from swift.data.formats.form import formats
 from swift.data.formats.meaning import Meaning, Prompt, kind_of
-from swift.data.formats.media import located
 from swift.data.source import Source, read
 from swift.errors import DataError
 from swift.infer.talk import Talker
@@ -48,9 +47,8 @@ def questions(sources: Sequence[Source], seed: int, settings: EncodeSettings) ->
             number += 1
             place = block.source.place(line)
             try:
-                question = _question(number, place, read_row(raw, settings, known))
-                base = block.source.path.parent
-                yield replace(question, asked=located(question.asked, base))
+                meaning = read_row(raw, settings, known, block.source.path.parent)
+                yield _question(number, place, meaning)
             except (DataError, RecursionError) as error:
                 yield number, place, str(error)
 

@@ -121,7 +121,23 @@ def with_system(meaning: Meaning, system: str) -> Meaning:
     return _changed(meaning, led)
 
 
+def each(meaning: Meaning, change: Callable[[Conversation], Conversation]) -> Meaning:
+    """A meaning with every conversation in it changed."""
+    meaning = _changed(meaning, change)
+    match meaning:
+        case Embedding():
+            positives, negatives = (
+                tuple(map(change, some)) for some in (meaning.positives, meaning.negatives)
+            )
+            return replace(meaning, positives=positives, negatives=negatives)
+        case Ranking():
+            return replace(meaning, documents=tuple(map(change, meaning.documents)))
+        case _:
+            return meaning
+
+
 def _changed(meaning: Meaning, change: Callable[[Conversation], Conversation]) -> Meaning:
+    """With the one conversation changed that leads, of a pair with both."""
     match meaning:
         case Text():
             return meaning

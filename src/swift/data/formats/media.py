@@ -119,9 +119,9 @@ def place_media(messages: Sequence[Message], row: Row) -> list[Message]:
     return _before_user(placed, unmarked) if unmarked else placed
 
 
-def located(conversation: Conversation, base: Path | None) -> Conversation:
+def located(conversation: Conversation, base: Path) -> Conversation:
     """A conversation whose relative paths begin at a folder, or where swift was started."""
-    if base is None or not conversation.media:
+    if not conversation.media:
         return conversation
 
     def at(source: str) -> str:
