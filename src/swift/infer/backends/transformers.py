@@ -11,7 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from swift.chat.media.marks import Marks
 from swift.errors import DataError
-from swift.infer.engine import Completion, Request, Sampling
+from swift.infer.engine import Ability, Completion, Request, Sampling, check
 from swift.models.attention import Layout, attention_of, set_attention
 from swift.models.load import context_length
 from swift.models.seeing import see
@@ -19,6 +19,8 @@ from swift.models.seeing import see
 
 class TransformersEngine:
     """Generates with a loaded model; requests of one call share their sampling."""
+
+    abilities = frozenset({Ability.IDS, Ability.MEDIA, Ability.PENALTIES})
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class TransformersEngine:
         self._model = model.eval()
         self._marks, self._sees = marks, False
         self._tokenizer = tokenizer
-        self._context = context_length(model.config)
+        self.context = context_length(model.config)
         set_attention(model, "sdpa" if attention in ("auto", "packed") else attention)
 
     @torch.inference_mode()
@@ -48,6 +50,7 @@ class TransformersEngine:
         """See :class:`swift.infer.engine.Engine`."""
         if not requests:
             return []
+        check(self.abilities, requests, "transformers")
         sampling = requests[0].sampling
         room = self._room(requests, sampling)
         if sampling.seed is not None:
@@ -89,13 +92,13 @@ class TransformersEngine:
         lengths = [len(request.tokens) for request in requests]
         if min(lengths) == 0:
             raise DataError("a prompt is empty")
-        if self._context is None:
+        if self.context is None:
             return sampling.max_tokens
-        if max(lengths) >= self._context:
+        if max(lengths) >= self.context:
             raise DataError(
-                f"the prompt takes {max(lengths)} tokens, the model's context holds {self._context}"
+                f"the prompt takes {max(lengths)} tokens, the model's context holds {self.context}"
             )
-        return min(sampling.max_tokens, self._context - max(lengths))
+        return min(sampling.max_tokens, self.context - max(lengths))
 
     def _pad(self) -> int:
         """Any id does: padding is masked."""
