@@ -101,6 +101,21 @@ def test_workers_and_a_stream_make_the_same_batches(vision: Path, tmp_path: Path
     assert losses(tmp_path, "plain") == losses(tmp_path, "workers") == losses(tmp_path, "stream")
 
 
+def test_prepared_images_are_kept_on_disk(vision: Path, tmp_path: Path) -> None:
+    rows = paint(tmp_path, 6)
+    tiny.write_rows(tmp_path / "rows.jsonl", [*rows, *rows])
+    words = ["sft", "--model", vision, "--dataset", "rows.jsonl", *SFT, "--max_steps", 3,
+             "--gradient_accumulation_steps", 2]  # fmt: skip
+    run([*words, "--output_dir", "plain"], tmp_path)
+    kept = ["--media_cache", "--media_memory_mib", 0, "--dataloader_num_workers", 2]
+    place = {"SWIFT_CACHE": str(tmp_path / "cache")}
+    run([*words, *kept, "--output_dir", "kept"], tmp_path, **place)
+    assert losses(tmp_path, "plain") == losses(tmp_path, "kept")
+    assert len(list((tmp_path / "cache/media").glob("*.safetensors"))) == 6
+    run([*words, *kept, "--media_cache_gib", 0.00003, "--output_dir", "small"], tmp_path, **place)
+    assert len(list((tmp_path / "cache/media").glob("*.safetensors"))) == 2
+
+
 def test_images_that_cannot_be_read_are_in_the_ledger(vision: Path, tmp_path: Path) -> None:
     rows = paint(tmp_path, 4)
     (tmp_path / rows[1]["image"]).write_bytes(b"")

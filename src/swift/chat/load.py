@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from swift.chat.media.processor import MediaSpec
-from swift.chat.media.settings import MediaSettings
+from swift.chat.media.settings import Keep, MediaSettings
 from swift.chat.render import Renderer, RendererSpec
 from swift.config.model import LoadSection
 from swift.errors import ConfigError
+from swift.hub.locate import cache_dir
 
 _TEMPLATES = files("swift.chat") / "templates"
 
@@ -67,9 +68,16 @@ def renderer_for(folder: Path, section: LoadSection) -> Renderer:
         chat_template=section.chat_template,
         template_kwargs={**thinking, **section.template_kwargs},
         prefix=section.response_prefix or "",
-        media=MediaSettings(allow_remote=section.allow_remote_media),
+        media=MediaSettings(allow_remote=section.allow_remote_media, keep=keep_of(section)),
         trust_remote_code=section.trust_remote_code,
     )
+
+
+def keep_of(section: LoadSection) -> Keep:
+    """How much of what is made of media is kept."""
+    folder = str(cache_dir() / "media") if section.media_cache else None
+    memory, disk = section.media_memory_mib << 20, int(section.media_cache_gib * (1 << 30))
+    return Keep(memory, folder, disk)
 
 
 def template_of(name: str | None) -> str | None:

@@ -27,7 +27,7 @@ from swift.chat.dialect import Dialect
 from swift.chat.given import cut, given
 from swift.chat.jinja import Template
 from swift.chat.media.marks import Marks
-from swift.chat.media.processor import MediaSpec, Processor
+from swift.chat.media.processor import MediaSpec
 from swift.chat.message import Conversation, Media, Message, Rendered, Text, media_of
 from swift.chat.parser import Parser
 from swift.chat.tokenizer import Tokenizer
@@ -99,7 +99,7 @@ class Renderer:
                 "there are images, video or audio in it, and this checkpoint takes text alone (it "
                 "has no preprocessor_config.json)"
             )
-        return Marks(Processor(self.spec.media), self.tokenizer, self._writer.text)
+        return Marks(self.spec.media, self.tokenizer, self._writer.text)
 
     @cached_property
     def _tokens(self) -> TurnTokens:

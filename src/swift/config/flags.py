@@ -106,6 +106,9 @@ FLAGS: dict[str, Flag] = {
     "chat_template_kwargs": _flag("model.template_kwargs"),
     "response_prefix": _flag("model.response_prefix", rewrite=_lines),
     "allow_remote_media": _flag("model.allow_remote_media"),
+    "media_cache": _flag("model.media_cache"),
+    "media_cache_gib": _flag("model.media_cache_gib"),
+    "media_memory_mib": _flag("model.media_memory_mib"),
     "trust_remote_code": _flag("model.trust_remote_code"),
     "adapters": _flag("model.adapters"),
     # tuner

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from swift.config.section import Options, Section, Strings, Word
 
 
@@ -40,6 +42,16 @@ class LoadSection(Section):
 
     allow_remote_media: bool = False
     """Fetch images that rows name by an address (http, https)."""
+
+    media_cache: bool = False
+    """Keep what the processor makes of images on disk, so that an image is decoded and resized
+    once, however many rows, epochs, runs and processes use it."""
+
+    media_cache_gib: float = Field(10.0, gt=0)
+    """GiB that media_cache takes at most; what was not used for longest goes first."""
+
+    media_memory_mib: int = Field(256, ge=0)
+    """MiB of prepared images that every process that prepares some keeps in memory."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Only for sources you trust."""

@@ -29,6 +29,9 @@ Array = np.ndarray[Any, Any]
 
 _WINDOW_STEPS = 50  # steps within which samples of like length are brought together
 
+AHEAD = 4
+"""Batches that every worker prepares ahead: so many times a batch's bytes are what they hold."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -266,7 +269,7 @@ def steps(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
         worker_init_fn=_start_worker if workers else None,
         generator=torch.Generator(),  # its own: the global one belongs to the model's dropout
     )

@@ -10,9 +10,9 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from swift.chat.media.processor import Processor
+from swift.chat.media.prepare import Prepare
+from swift.chat.media.processor import TEXT, MediaSpec, Processor
 from swift.chat.message import Media
 from swift.chat.tokenizer import Tokenizer
 from swift.chat.turns import Turn
@@ -28,8 +28,9 @@ Write = Callable[[Sequence[Mapping[str, Any]]], str]
 class Marks:
     """How one checkpoint writes images."""
 
-    def __init__(self, processor: Processor, tokenizer: Tokenizer, write: Write) -> None:
-        self.processor = processor
+    def __init__(self, spec: MediaSpec, tokenizer: Tokenizer, write: Write) -> None:
+        self.processor = Processor(spec)
+        self.prepare = Prepare(spec, self.processor, lambda _: self.mark)
         self._tokenizer = tokenizer
         self._write = write
 
@@ -87,10 +88,18 @@ class Marks:
         Raises:
             DataError: a medium cannot be read.
         """
-        return [self._text(image) for image in self.processor.read(media)]
+        return [self._text(medium) for medium in media]
 
-    def _text(self, image: Image.Image) -> str:
-        ids = self.processor.ids(self.mark, [image])
+    def ids(self, medium: Media) -> list[int]:
+        """The tokens that stand for a medium.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return [int(id) for id in self.prepare([medium])["input_ids"][0]]
+
+    def _text(self, medium: Media) -> str:
+        ids = self.ids(medium)
         text = self._tokenizer.decode(ids, keep_special=True)
         if self._tokenizer.encode(text).ids != ids:
             raise RenderError("the tokens that stand for an image cannot be written as a text")
@@ -108,9 +117,8 @@ class Marks:
         media = [one for _, some in samples for one in some]
         if not media:
             return {}
-        images = self.processor.read(media)
-        text = self.mark * len(images)
-        counts = Counter(self.processor.ids(text, images))
+        made = self.prepare(media)
+        counts = Counter(made["input_ids"][0].tolist())
         feature, expected = counts.most_common(1)[0]
         found = sum(list(tokens).count(feature) for tokens, _ in samples)
         if found != expected:
@@ -118,7 +126,7 @@ class Marks:
                 f"its images take {expected} places, its tokens hold {found}: an image has changed "
                 "since the tokens were made; make them anew with --load_from_cache_file false"
             )
-        return self.processor.features(text, images)
+        return {name: value for name, value in made.items() if name not in TEXT}
 
     def fill(self, text: str, texts: Sequence[str]) -> str:
         """A text with what stands for each medium at its mark.

@@ -23,7 +23,8 @@ from swift.chat.message import Media
 from swift.errors import DataError, RenderError
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
-_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
+TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
+"""What a processor makes of the text: the rest are features."""
 _PROBE = Image.new("RGB", (64, 48), (90, 120, 150))
 
 Array = np.ndarray[Any, Any]
@@ -85,7 +86,7 @@ class Processor:
     def features(self, text: str, images: Sequence[Image.Image]) -> dict[str, Array]:
         """What the model reads beside the tokens, by the names of its arguments."""
         found = self.call(text, images)
-        return {name: value for name, value in found.items() if name not in _TEXT}
+        return {name: value for name, value in found.items() if name not in TEXT}
 
     def call(self, text: str, images: Sequence[Image.Image]) -> dict[str, Array]:
         """All that the processor makes of a text with marks and its images.

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from swift.errors import ConfigError
 
 MAX_IMAGE_PIXELS = 178_956_970  # where Pillow itself refuses
 MAX_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of what is made of media is kept.
+
+    Attributes:
+        memory_bytes: in the memory of every process that prepares some.
+        folder: where all of it is kept on disk; None: nowhere.
+        disk_bytes: in that folder.
+    """
+
+    memory_bytes: int = 256 << 20
+    folder: str | None = None
+    disk_bytes: int = 10 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,7 @@ class MediaSettings:
         max_frames: at most so many frames are taken; where it binds, they lie further apart.
         min_frames: at least so many, closer together; a frame is repeated where there are fewer.
         sampling_rate: of sounds, in Hz; None leaves them at their own.
+        keep: how much of what is made of media is kept.
 
     Raises:
         ConfigError: a value that cannot be meant.
@@ -38,6 +54,12 @@ class MediaSettings:
     max_frames: int = 768
     min_frames: int = 1
     sampling_rate: int | None = None
+    keep: Keep = field(default_factory=Keep)
+
+    @property
+    def deciding(self) -> MediaSettings:
+        """The same without what is only about keeping."""
+        return replace(self, keep=Keep())
 
     def __post_init__(self) -> None:
         problems = [
