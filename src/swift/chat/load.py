@@ -68,8 +68,26 @@ def renderer_for(folder: Path, section: LoadSection) -> Renderer:
         chat_template=section.chat_template,
         template_kwargs={**thinking, **section.template_kwargs},
         prefix=section.response_prefix or "",
-        media=MediaSettings(allow_remote=section.allow_remote_media, keep=keep_of(section)),
+        media=media_of(section),
         trust_remote_code=section.trust_remote_code,
+    )
+
+
+def media_of(section: LoadSection) -> MediaSettings:
+    """How media are read.
+
+    Raises:
+        ConfigError: what is asked for cannot be meant.
+    """
+    return MediaSettings(
+        allow_remote=section.allow_remote_media,
+        max_pixels=section.max_pixels,
+        min_pixels=section.min_pixels,
+        fps=section.fps,
+        max_frames=section.max_frames,
+        min_frames=section.min_frames,
+        sampling_rate=section.sampling_rate,
+        keep=keep_of(section),
     )
 
 

@@ -137,7 +137,7 @@ class Renderer:
 
     def _filled(self, text: str, media: Sequence[Media]) -> str:
         """A text with what stands for media at their marks."""
-        return self.marks.fill(text, self.marks.texts(media)) if media else text
+        return self.marks.fill(text, media, self.marks.texts(media)) if media else text
 
     def given(
         self,
