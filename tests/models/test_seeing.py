@@ -107,5 +107,5 @@ def test_images_that_are_mixed_up_are_noticed(
         return {**found, "pixel_values": found["pixel_values"][..., ::-1].copy()}
 
     monkeypatch.setattr(marks.processor, "features", turned)
-    with pytest.raises(ConfigError, match=r"does not see the images .*image 1 of 2 differs"):
+    with pytest.raises(ConfigError, match=r"does not see the images .*image 1 of 3 differs"):
         see(model, choose_layout(model), marks, native)

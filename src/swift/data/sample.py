@@ -33,6 +33,12 @@ class Sample:
     place: str  # "chats.jsonl:17"
     media: tuple[Media, ...] = ()  # in the order in which they stand in the tokens
 
+    @property
+    def lead(self) -> int:
+        """Tokens before the first that is learned."""
+        learned = np.flatnonzero(self.weights)
+        return int(learned[0]) if len(learned) else len(self.tokens)
+
 
 @dataclass(frozen=True)
 class _Block:

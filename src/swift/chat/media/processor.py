@@ -18,12 +18,13 @@ import numpy as np
 from PIL import Image
 
 from swift.chat.media.image import open_image
+from swift.chat.media.loading import FILES, load_processor
 from swift.chat.media.settings import MediaSettings
+from swift.chat.media.types import NAMES, Rows, Types, token_types
 from swift.chat.message import Media
 from swift.errors import DataError, RenderError
 
-_FILES = ("preprocessor_config.json", "processor_config.json")
-_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
+_TEXT = ("input_ids", "attention_mask", "position_ids", "labels", *NAMES)
 _PROBE = Image.new("RGB", (64, 48), (90, 120, 150))
 
 Array = np.ndarray[Any, Any]
@@ -36,16 +37,24 @@ class MediaSpec:
     folder: str
     fingerprint: str  # of its settings
     settings: MediaSettings = field(default_factory=MediaSettings)
+    trust_remote_code: bool = False  # of the checkpoint
 
     @classmethod
-    def of(cls, folder: Path, settings: MediaSettings | None = None) -> MediaSpec | None:
+    def of(
+        cls,
+        folder: Path,
+        settings: MediaSettings | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> MediaSpec | None:
         """The processor of a folder; None: it takes text alone."""
-        files = [folder / name for name in _FILES if (folder / name).is_file()]
+        files = [folder / name for name in FILES if (folder / name).is_file()]
         if not files:
             return None
         settings = settings or MediaSettings()
         content = b"".join(file.read_bytes() for file in files)
-        return cls(str(folder), hashlib.sha256(content).hexdigest(), settings)
+        fingerprint = hashlib.sha256(content).hexdigest()
+        return cls(str(folder), fingerprint, settings, trust_remote_code)
 
 
 class Processor:
@@ -56,15 +65,7 @@ class Processor:
 
     @cached_property
     def _processor(self) -> Any:
-        from transformers import AutoProcessor
-
-        try:
-            return AutoProcessor.from_pretrained(self._spec.folder)
-        except ImportError as error:
-            why = f"it needs a package that is not installed: {_first_line(error)}"
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            why = _first_line(error)
-        raise RenderError(f"the processor of this checkpoint cannot be loaded: {why}")
+        return load_processor(self._spec.folder, trust_remote_code=self._spec.trust_remote_code)
 
     def read(self, media: Sequence[Media]) -> list[Image.Image]:
         """Media as the processor takes them.
@@ -86,6 +87,10 @@ class Processor:
         """What the model reads beside the tokens, by the names of its arguments."""
         found = self.call(text, images)
         return {name: value for name, value in found.items() if name not in _TEXT}
+
+    def types(self, rows: Rows) -> Types:
+        """Types of the tokens of samples that are laid end to end."""
+        return token_types(self._processor, rows)
 
     def call(self, text: str, images: Sequence[Image.Image]) -> dict[str, Array]:
         """All that the processor makes of a text with marks and its images.
@@ -114,7 +119,3 @@ class Processor:
         """The control token that the processor itself calls its image token."""
         found = [getattr(self._processor, name, None) for name in ("image_token", "boi_token")]
         return [token for token in found if isinstance(token, str)]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), repr(error))

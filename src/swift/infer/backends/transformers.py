@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
@@ -66,13 +68,17 @@ class TransformersEngine:
             generation_config=self._settings(sampling, room, pad),
             stopping_criteria=self._stop_texts(sampling),
             streamer=None if on_token is None else _Streamer(on_token),
-            **self._features(requests),
+            **self._features(requests, longest),
         )
         new = out[:, longest:].tolist()
         return [_cut(tokens, sampling.stop_ids, pad, room) for tokens in new]
 
-    def _features(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    def _features(self, requests: Sequence[Request], longest: int) -> dict[str, torch.Tensor]:
         """What the model reads beside tokens.
+
+        Args:
+            requests: of one batch.
+            longest: tokens of a row.
 
         Raises:
             ConfigError: the model does not see images as transformers computes them.
@@ -84,7 +90,10 @@ class TransformersEngine:
         if not self._sees:
             see(self._model, Layout(attention, packed=False), marks, attention)
             self._sees = True
-        found = marks.features([(request.tokens, request.media) for request in requests])
+        found = dict(marks.features([(request.tokens, request.media) for request in requests]))
+        rows = [marks.processor.types([(r.tokens, len(r.tokens))]) for r in requests]
+        for name in rows[0].keys() & signature(self._model.forward).parameters.keys():
+            found[name] = np.stack([_left(row[name], longest) for row in rows])
         return {name: torch.from_numpy(v).to(self._model.device) for name, v in found.items()}
 
     def _room(self, requests: Sequence[Request], sampling: Sampling) -> int:
@@ -127,6 +136,11 @@ class TransformersEngine:
         if not sampling.stop:
             return None
         return [StopStringCriteria(self._tokenizer, list(sampling.stop))]
+
+
+def _left(values: np.ndarray[Any, Any], longest: int) -> np.ndarray[Any, Any]:
+    """Types of a row's tokens, with those of padding before them."""
+    return np.pad(values, (longest - len(values), 0))
 
 
 def _cut(tokens: list[int], stop_ids: Sequence[int], pad: int, room: int) -> Completion:
