@@ -176,6 +176,10 @@ class Watching:
         self._images = AutoProcessor.from_pretrained(folder)
         self.image_processor = self._images.image_processor
 
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "video_processor", "tokenizer"]
+
     def __call__(
         self, text: list[str], videos: Any = (), video_metadata: Any = (), images: Any = None,
         do_sample_frames: bool = False, **options: Any,
@@ -214,3 +218,9 @@ def test_a_processor_of_videos_gets_them_as_they_are(watching: Renderer, frames:
     assert features["pixel_values"].shape == (2, 3, 32, 32)
     assert features["pixel_values_videos"].shape == (10, 3)
     assert features["seconds"].tolist() == [2.5, 2.5]
+
+
+def test_videos_that_need_a_package(watching: Renderer, frames: Media) -> None:
+    watching.marks.processor.__dict__["_processor"].video_processor = None
+    with pytest.raises(RenderError, match="torchvision"):
+        watching.render(talk((frames, "Where to?"), "Left."))

@@ -36,7 +36,7 @@ def load_renderer(
         template_kwargs: what else the template reads, such as ``enable_thinking``.
         prefix: how every answer begins.
         media: how images are read, where the checkpoint takes some.
-        trust_remote_code: allow a tokenizer that brings its own code.
+        trust_remote_code: allow a tokenizer, or a processor, that brings its own code.
 
     Raises:
         ConfigError: there is no tokenizer, or the template file cannot be read.
@@ -55,7 +55,7 @@ def load_renderer(
         end_ids=tuple(sorted(_end_ids(folder, tokenizer))),
         eos_id=tokenizer.eos_token_id,
         prefix=prefix,
-        media=MediaSpec.of(folder, media),
+        media=MediaSpec.of(folder, media, trust_remote_code=trust_remote_code),
     )
     return Renderer(spec)
 

@@ -45,15 +45,6 @@ class InferSection(Section):
     audio: Strings = []
     """Sounds that are played with the first message of a chat."""
 
-    @property
-    def media(self) -> list[tuple[Literal["image", "video", "audio"], str]]:
-        """All of them, with their kind."""
-        return [
-            *(("image", name) for name in self.image),
-            *(("video", name) for name in self.video),
-            *(("audio", name) for name in self.audio),
-        ]
-
     stream: bool = True
     """Show an answer token by token in the chat."""
 

@@ -6,9 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from swift.chat.message import Conversation, Delta, Media, Message
+from swift.chat.message import KINDS, Conversation, Delta, Kind, Media, Message
 from swift.chat.render import Renderer
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
@@ -18,11 +17,7 @@ HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before
 /image PATH   show an image with the next message; so do /video and /audio
 /help    this text                    /quit          leave (also Ctrl-D)"""
 
-_MEDIA: Mapping[str, Literal["image", "video", "audio"]] = {
-    "/image": "image",
-    "/video": "video",
-    "/audio": "audio",
-}
+_MEDIA: Mapping[str, Kind] = {f"/{kind}": kind for kind in KINDS}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate
 from operator import add
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from swift.chat.media.prepare import Prepare
-from swift.chat.media.processor import TEXT, Kind, MediaSpec, Processor
-from swift.chat.message import Media
+from swift.chat.media.processor import TEXT, MediaSpec, Processor
+from swift.chat.message import KINDS, Kind, Media
 from swift.chat.tokenizer import Tokenizer
 from swift.chat.turns import Turn
 from swift.errors import DataError, RenderError
@@ -38,6 +39,17 @@ class Marks:
         self._write = write
         self._found: dict[Kind, tuple[str, bool]] = {}
         self._features: dict[Kind, int] = {}
+
+    @cached_property
+    def kinds(self) -> frozenset[Kind]:
+        """Of the media that the checkpoint takes."""
+        return frozenset(kind for kind in KINDS if self._takes(kind))
+
+    def _takes(self, kind: Kind) -> bool:
+        try:
+            return bool(self._of_kind(kind))
+        except RenderError:
+            return False
 
     @property
     def mark(self) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from swift.chat.media.keep import Array, Folder, Memory
-from swift.chat.media.processor import Kind, MediaSpec, Processor
+from swift.chat.media.processor import MediaSpec, Processor
 from swift.chat.media.source import opened, refusing
-from swift.chat.message import Media
+from swift.chat.message import Kind, Media
 from swift.errors import DataError
 
 _BLOCK = 1 << 20

@@ -12,26 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from swift.chat.media.audio import Audio, open_audio
 from swift.chat.media.image import open_image
+from swift.chat.media.loading import FILES, load_processor
 from swift.chat.media.settings import MediaSettings
+from swift.chat.media.types import NAMES, Rows, Types, token_types
 from swift.chat.media.video import Video, open_video
-from swift.chat.message import Media
+from swift.chat.message import Kind, Media
 from swift.errors import ConfigError, DataError, RenderError
 
-_FILES = ("preprocessor_config.json", "processor_config.json")
-TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
+TEXT = ("input_ids", "attention_mask", "position_ids", "labels", *NAMES)
 """What a processor makes of the text: the rest are features."""
 _FRAMES = 4  # of the video on which marks are tried
 _RATE = 16_000  # samples per second where a checkpoint names none
 
 Array = np.ndarray[Any, Any]
-Kind = Literal["image", "video", "audio"]
 Value = Image.Image | Video | Audio
 """A medium that was read."""
 
@@ -43,16 +43,24 @@ class MediaSpec:
     folder: str
     fingerprint: str  # of its settings
     settings: MediaSettings = field(default_factory=MediaSettings)
+    trust_remote_code: bool = False  # of the checkpoint
 
     @classmethod
-    def of(cls, folder: Path, settings: MediaSettings | None = None) -> MediaSpec | None:
+    def of(
+        cls,
+        folder: Path,
+        settings: MediaSettings | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> MediaSpec | None:
         """The processor of a folder; None: it takes text alone."""
-        files = [folder / name for name in _FILES if (folder / name).is_file()]
+        files = [folder / name for name in FILES if (folder / name).is_file()]
         if not files:
             return None
         settings = settings or MediaSettings()
         content = b"".join(file.read_bytes() for file in files)
-        return cls(str(folder), hashlib.sha256(content).hexdigest(), settings)
+        fingerprint = hashlib.sha256(content).hexdigest()
+        return cls(str(folder), fingerprint, settings, trust_remote_code)
 
 
 class Processor:
@@ -63,20 +71,21 @@ class Processor:
 
     @cached_property
     def _processor(self) -> Any:
-        from transformers import AutoProcessor
-
-        try:
-            return AutoProcessor.from_pretrained(self._spec.folder)
-        except ImportError as error:
-            why = f"it needs a package that is not installed: {_first_line(error)}"
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            why = _first_line(error)
-        raise RenderError(f"the processor of this checkpoint cannot be loaded: {why}")
+        return load_processor(self._spec.folder, trust_remote_code=self._spec.trust_remote_code)
 
     def as_what(self, kind: Kind) -> Kind:
-        """The kind as which the processor takes a medium: videos may have to be their frames."""
-        if kind == "video" and getattr(self._processor, "video_processor", None) is None:
-            return "image"
+        """The kind as which the processor takes a medium: where it knows no video, its frames.
+
+        Raises:
+            RenderError: it knows videos, and the package that it reads them with is missing.
+        """
+        if kind != "video" or "video_processor" not in type(self._processor).get_attributes():
+            return "image" if kind == "video" else kind
+        if self._processor.video_processor is None:
+            raise RenderError(
+                "a video: transformers reads videos for this checkpoint with torchvision, which is "
+                "not installed (one that fits the installed torch)"
+            )
         return kind
 
     def read(self, medium: Media) -> list[Value]:
@@ -103,6 +112,10 @@ class Processor:
         """What the model reads beside the tokens, by the names of its arguments."""
         found = self.call(text, values)
         return {name: value for name, value in found.items() if name not in TEXT}
+
+    def types(self, rows: Rows) -> Types:
+        """Types of the tokens of samples that are laid end to end."""
+        return token_types(self._processor, rows)
 
     def call(self, text: str, values: Sequence[Value]) -> dict[str, Array]:
         """All that the processor makes of a text with marks and its media.
@@ -235,7 +248,3 @@ def _within(image: Image.Image, most: int | None) -> Image.Image:
     scale = (most / (width * height)) ** 0.5
     size = max(1, int(width * scale)), max(1, int(height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), repr(error))
