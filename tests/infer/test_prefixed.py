@@ -131,6 +131,19 @@ def test_an_adapter_remembers_the_prefix(given: list[str], expected: str, tmp_pa
     assert UsedModelSection(path="x").response_prefix is None
 
 
+@pytest.mark.parametrize("given", [[], ["--model"]], ids=["adapter", "model"])
+def test_media_are_read_as_in_training(given: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    known = {"model": {"path": "x", "fps": 4.0, "max_frames": 9, "max_pixels": 5000}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(known))
+    words = [*(given or ["--adapters"]), str(folder), "--max_frames", "5"]
+    config, _ = read(InferConfig, "infer", words)
+    found, _ = settle(config.model)
+    assert (found.fps, found.max_frames, found.max_pixels) == (4.0, 5, 5000)
+
+
 def test_a_line_end_can_be_written_as_in_ms_swift() -> None:
     config, _ = read(InferConfig, "infer", ["--model", "x", "--response_prefix", "<think>\\n"])
     assert config.model.response_prefix == "<think>\n"

@@ -22,6 +22,9 @@ from swift.models.load import dtype_name, load_model, resolve_dtype
 from swift.observe.log import Log
 from swift.tune.lora import load_adapter
 
+MEDIA = ("max_pixels", "min_pixels", "fps", "max_frames", "min_frames", "sampling_rate")
+"""Settings that decide what a model gets of media."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -50,7 +53,7 @@ def trained(folder: str | None) -> Trained:
 
 
 def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
-    """Fill in what an adapter knows of its base model.
+    """Fill in what an adapter knows of its base model, and how media were read in training.
 
     Raises:
         ConfigError: neither the command nor the adapter says which model it is.
@@ -60,9 +63,12 @@ def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
     if section.path is None:
         find_adapter(section.adapters[0])
     before = trained(section.adapters[0] if section.adapters else section.path)
+    known = before.config.get("model") or {}
+    asked = section.model_fields_set
+    seen = {name: known[name] for name in MEDIA if name in known and name not in asked}
+    section = section.model_copy(update=seen)  # media as they were learned from
     if section.path is not None:
         return section, before
-    known = before.config.get("model") or {}
     path = known.get("path") or before.named
     if not path:
         raise ConfigError(
