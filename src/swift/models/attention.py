@@ -316,6 +316,22 @@ def keeps_borders(model: PreTrainedModel, native: str) -> bool:
     return bool(near) and not slope[: len(first)].any()
 
 
+def check_one_way(model: PreTrainedModel) -> None:
+    """A text is read in one direction: no position depends on those behind it.
+
+    Raises:
+        ConfigError: it does.
+    """
+    batch = _lay([torch.arange(8)], next(model.parameters()).device, packed=False)
+    _, slope = influence(model, lambda: run_body(model, batch)[0], slice(0, 4))
+    size = slope.float().abs()
+    if size[4:].max() > 1e-6 * size.max():
+        raise ConfigError(
+            f"--model: {type(model).__name__} reads a text without images in both directions, so "
+            "an answer would be seen before it is learned; train it on rows with images"
+        )
+
+
 def _second(
     model: PreTrainedModel, samples: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
