@@ -16,8 +16,8 @@ from swift.data.batch import Batch, batch
 from swift.data.pack import pack
 from swift.data.sample import Sample
 from swift.errors import ConfigError, DataError, RenderError
-from swift.models.anatomy import body, vocabulary
-from swift.models.attention import Layout, run_body, set_attention
+from swift.models.anatomy import vocabulary
+from swift.models.attention import Layout, read, run_body, set_attention
 from swift.models.load import is_out_of_memory
 
 _PROBES = ((64, 48, 0, 5), (40, 90, 3, 0), (64, 48, 1, 6))
@@ -162,7 +162,7 @@ def _difference(model: PreTrainedModel, layout: Layout, native: str, proof: Proo
     set_attention(model, native)
     for number, (sample, call) in enumerate(zip(proof.samples, proof.calls, strict=True)):
         inputs = {name: torch.from_numpy(value).to(device) for name, value in call.items()}
-        expected = body(model)(**inputs, use_cache=False).last_hidden_state[0]
+        expected = read(model, inputs)[0]
         row, first = (0, laid.bounds[number]) if layout.packed else (number, 0)
         found = ours[row, first : first + len(sample.tokens) - 1]
         if float((found - expected).norm()) > near * float(expected.norm()):
