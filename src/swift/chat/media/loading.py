@@ -25,13 +25,16 @@ def load_processor(folder: str, *, trust_remote_code: bool = False) -> Any:
     Raises:
         RenderError: it cannot be made.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoProcessor, ProcessorMixin
 
     try:
         kind = None if _video_can_be_made() else _class(Path(folder))
         if kind is not None and _VIDEO in kind.get_attributes():
             return _without_video(kind, folder, trust_remote_code)
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        found = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if isinstance(found, ProcessorMixin):
+            return found
+        why = f"transformers finds no processor in its files, only a {type(found).__name__}"
     except ImportError as error:
         why = f"it needs a package that is not installed: {_first_line(error)}"
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
