@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (  # noqa: E402
 )
 from transformers.utils import logging  # noqa: E402
 
-from contracts import architecture, multimodal  # noqa: E402
+from contracts import architecture, learning, multimodal  # noqa: E402
 from contracts.tiny_multimodal import multimodal_types  # noqa: E402
 
 MEDIA = "--multimodal" in sys.argv
@@ -61,6 +61,12 @@ def examine(model_type: str, found: Connection) -> None:
                 found.send((point, check(build(model_type), Path(folder))))
             except Exception as error:
                 found.send((point, f"no: {_reason(error)}"))
+    if MEDIA:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found.send(("rows", learning.learns(model_type, Path(folder))))
+            except Exception as error:
+                found.send(("rows", f"no: {_reason(error)}"))
 
 
 def run(model_type: str) -> Row:
@@ -164,6 +170,38 @@ def table(rows: dict[str, Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _unknown(row: Row) -> bool:
+    """Whether all that fails, fails because the contract cannot give it media."""
+    failed = [row[p] for p in POINTS if row.get(p, "no").startswith("no") and p in row]
+    return all("no way is known to give it" in why for why in failed)
+
+
+def _rows(row: Row) -> str:
+    found = row.get("rows", "no")
+    return "-" if found.startswith("no") else found
+
+
+MEDIA_POINTS = (
+    "- **parts**: towers, aligner and language model are found by asking the model, and a text "
+    "reaches no tower and no aligner with a gradient; the numbers are parameters.\n"
+    "- **media**: an image, or a sound, reaches its tower, the aligner and the language model.\n"
+    "- **batch**: two samples with media in one batch of ours, in the layout named, give the "
+    "hidden states and the gradients of each alone in transformers' own call; media are made by "
+    "hand.\n"
+    "- **freeze**: with all weights, exactly those of the parts that are not frozen learn.\n"
+    "- **save**: saved and loaded, by us and by plain transformers, it is the same model under "
+    "the same names.\n"
+    "- **lora**: an adapter on any choice of parts is in those only, starts as nothing, and "
+    "merges without loss; the numbers are its layers in the language model, everywhere, in "
+    "the towers, in the aligner.\n"
+    "- **rows**: with transformers' own processor of the architecture, images from files and "
+    "texts in one batch give the gradients of each sample alone in transformers' own call, over "
+    "all weights; a step with adapters and one with all weights lowers the loss and leaves frozen "
+    "parts as they are; what is saved, adapters merged, transformers loads as the same model. "
+    "`-`: see the last table (`tests/contracts/learning.py`)."
+)
+
+
 def media_table(rows: dict[str, Row]) -> str:
     """The same for those that read media."""
     groups: dict[str, list[str]] = {}
@@ -171,30 +209,29 @@ def media_table(rows: dict[str, Row]) -> str:
         groups.setdefault(verdict(row).split(":")[0], []).append(name)
     kept, failing = groups.get("kept", []), groups.get("fails", [])
     lines = [
-        f"| `{name}` | " + " | ".join(rows[name][point] for point in POINTS) + " |" for name in kept
+        f"| `{name}` | "
+        + " | ".join([*(rows[name][point] for point in POINTS), _rows(rows[name])])
+        + " |"
+        for name in kept
     ]
-    texts = [n for n in failing if verdict(rows[n]) == "fails: media"]
+    texts = [name for name in failing if _unknown(rows[name])]
+    learned = [name for name, row in rows.items() if _rows(row) != "-"]
+    packed = sum(rows[name]["rows"] == "packed" for name in learned)
     parts = [
         "# Architectures that read media",
         f"Every type of model in transformers {transformers.__version__} that reads images, video or "
         "audio and writes text, as a tiny random model in float32 on the CPU, under the contract of "
         f"`tests/contracts/multimodal.py` (torch {torch.__version__}, peft {peft.__version__}). "
         "Made by `python bench/architectures.py --multimodal`.",
-        "- **parts**: towers, aligner and language model are found by asking the model, and a text "
-        "reaches no tower and no aligner with a gradient; the numbers are parameters.\n"
-        "- **media**: an image, or a sound, reaches its tower, the aligner and the language model.\n"
-        "- **freeze**: with all weights, exactly those of the parts that are not frozen learn.\n"
-        "- **save**: saved and loaded, by us and by plain transformers, it is the same model under "
-        "the same names.\n"
-        "- **lora**: an adapter on any choice of parts is in those only, starts as nothing, and "
-        "merges without loss; the numbers are its layers in the language model, everywhere, in "
-        "the towers, in the aligner.",
-        f"Of {len(rows)} types **{len(kept)} keep all of it**; {len(texts)} more keep all but "
-        f"media, which the contract does not know how to give them; {len(failing) - len(texts)} fail "
-        f"in something else; {len(groups.get('refused', []))} are no causal language models, or read "
-        f"no text alone, and are refused; of {len(groups.get('not built', []))} no tiny model "
-        "can be made here.",
-        "| type | " + " | ".join(POINTS) + " |\n" + "|---" * (1 + len(POINTS)) + "|\n"
+        MEDIA_POINTS,
+        f"Of {len(rows)} types **{len(kept)} keep all of the contract**; {len(texts)} more keep all "
+        "that does not need media, which the contract does not know how to give them; "
+        f"{len(failing) - len(texts)} fail in something else; {len(groups.get('refused', []))} are "
+        "no causal language models, or read no text alone, and are refused; of "
+        f"{len(groups.get('not built', []))} no tiny model can be made here. "
+        f"**{len(learned)} learn from rows with images with their real processor** "
+        f"({packed} in packs, {len(learned) - packed} in padded rows).",
+        "| type | " + " | ".join([*POINTS, "rows"]) + " |\n" + "|---" * (2 + len(POINTS)) + "|\n"
         + "\n".join(lines),
     ]  # fmt: skip
     if refused := groups.get("refused"):
@@ -203,11 +240,21 @@ def media_table(rows: dict[str, Row]) -> str:
         lines = [line for name in failing for line in _failures(name, rows[name])]
         head = "| type | point | why |\n|---|---|---|\n"
         parts += ["## Not all of it", head + "\n".join(lines)]
+        if more := [name for name in failing if name in learned]:
+            names = ", ".join(f"`{name}` ({rows[name]['rows']})" for name in more)
+            parts += [f"Of these, with their real processor rows learn of: {names}."]
     if unmade := groups.get("not built"):
         parts += ["## No tiny model", "| type | why |\n|---|---|\n" + "\n".join(
             f"| `{name}` | {rows[name].get('built', rows[name].get('ended', ''))[4:]} |"
             for name in unmade
         )]  # fmt: skip
+    without = [
+        f"| `{name}` | {row['rows'].removeprefix('no: ')} |"
+        for name, row in rows.items()
+        if _rows(row) == "-" and row.get("rows")
+    ]
+    parts += ["## Rows that do not learn with the real processor here"]
+    parts += ["| type | why |\n|---|---|\n" + "\n".join(without)]
     return "\n\n".join(parts) + "\n"
 
 

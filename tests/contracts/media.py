@@ -48,9 +48,9 @@ def _images() -> Iterator[Inputs]:
     place = torch.stack(torch.meshgrid(torch.arange(_ROW), torch.arange(_ROW), indexing="ij"), -1)
     yield {"pixel_values": flat, "image_position_ids": place.view(1, -1, 2)}
     yield {
-        "pixel_values": image[:, None, None].expand(-1, -1, 4, -1, -1, -1),
+        "pixel_values": image[:, None, None].expand(-1, -1, 2, -1, -1, -1),
         "aspect_ratio_ids": torch.ones(1, 1, dtype=torch.int64),
-        "aspect_ratio_mask": torch.ones(1, 1, 4, dtype=torch.int64),
+        "aspect_ratio_mask": torch.ones(1, 1, 2, dtype=torch.int64),
         "cross_attention_mask": None,
     }
 
@@ -92,12 +92,12 @@ def _first_that_runs(
     model: PreTrainedModel, kind: str, ways: Iterator[Inputs], token: int
 ) -> Inputs:
     problems = []
-    for way in ways:
+    for way, count in ((way, count) for way in ways for count in (None, _ROW, 2 * _ROW)):
         try:
-            inputs = _inputs(model, kind, way, token)
+            inputs = _inputs(model, kind, way, token, count)
             out = model(**inputs, use_cache=False).logits
-            if not torch.isfinite(out).all():
-                problems.append("not finite")
+            if not torch.isfinite(out).all() or out.shape[1] != inputs["input_ids"].shape[1]:
+                problems.append("not finite, or not one result for each token")
             elif torch.equal(out, model(**_other(inputs), use_cache=False).logits):
                 problems.append("not seen")
             else:
@@ -115,10 +115,13 @@ def _other(inputs: Inputs) -> Inputs:
     return {name: 1 - value if name in media else value for name, value in inputs.items()}
 
 
-def _inputs(model: PreTrainedModel, kind: str, way: Inputs, token: int) -> Inputs:
+def _inputs(
+    model: PreTrainedModel, kind: str, way: Inputs, token: int, count: int | None
+) -> Inputs:
     known = _names(model.forward)
     given = {name: value for name, value in way.items() if name in known}
-    count, feature = _count(model, kind, way), getattr(model, f"get_{kind}_features", None)
+    count = count or _count(model, kind, way)
+    feature = getattr(model, f"get_{kind}_features", None)
     tokens = torch.tensor([[5, 6, *[token] * count, 7, 8, 9]])
     here = (tokens == token).long()
     marks = {"mm_token_type_ids": here * (3 if kind == "audio" else 1), "token_type_ids": here}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from contracts.batches import batches
 from contracts.media import Inputs, media
 from contracts.tiny_multimodal import tiny_multimodal
 from swift.config.tuner import FullSection, LoraSection
@@ -115,6 +116,11 @@ def check_media(model: PreTrainedModel, folder: Path) -> str:
     return ", ".join(found)
 
 
+def check_batch(model: PreTrainedModel, folder: Path) -> str:
+    """Samples in one batch come out, and learn, as each alone."""
+    return batches(model)
+
+
 def check_freeze(model: PreTrainedModel, folder: Path) -> str:
     """With all weights, exactly those of the parts that are not frozen learn."""
     found = parts(model)
@@ -188,6 +194,7 @@ def check_lora(model: PreTrainedModel, folder: Path) -> str:
 POINTS: dict[str, Callable[[PreTrainedModel, Path], str]] = {
     "parts": check_parts,
     "media": check_media,
+    "batch": check_batch,
     "freeze": check_freeze,
     "save": check_save,
     "lora": check_lora,

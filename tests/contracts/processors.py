@@ -36,10 +36,29 @@ _SIZES = {
 _AREA = {"shortest_edge": SIDE * SIDE // 2, "longest_edge": 2 * SIDE * SIDE}
 _AREA_PIXELS = {"min_pixels": SIDE * SIDE // 2, "max_pixels": 2 * SIDE * SIDE}
 
-_OWN_IMAGES: dict[str, dict[str, Any]] = {}
+_SMALL = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
+_OWN_IMAGES: dict[str, dict[str, Any]] = {
+    "idefics3": _SMALL,
+    "mllama": {"max_image_tiles": 2},
+    "paligemma": {"image_seq_length": (SIDE // PATCH) ** 2},
+    "smolvlm": _SMALL,
+}
 """Settings of image processors that no rule says."""
 
-_OWN_PROCESSOR: dict[str, dict[str, Any]] = {}
+_SAME_IMAGES = {"qwen3_vl_moe": "qwen3_vl", "glm4v_moe": "glm4v"}
+"""Types whose checkpoints name the image processor of another."""
+
+_OWN_PROCESSOR: dict[str, dict[str, Any]] = {
+    "aya_vision": {"img_size": SIDE},
+    "deepseek_vl": {"num_image_tokens": (SIDE // PATCH) ** 2},
+    "granite_docling": {"image_seq_len": 1},
+    "idefics2": {"image_seq_len": 4},
+    "idefics3": {"image_seq_len": 4},
+    "llava_onevision": {"num_image_tokens": (SIDE // PATCH) ** 2},
+    "ovis2": {"image_seq_length": (SIDE // PATCH) ** 2},
+    "smolvlm": {"image_seq_len": 4},
+    "vipllava": {"vision_feature_select_strategy": "default"},
+}
 """Settings of processors that no rule says."""
 
 
@@ -71,12 +90,20 @@ def save_tiny(model_type: str, folder: Path) -> PreTrainedModel:
 
 def processor_class(config: PreTrainedConfig) -> Any:
     """The processor that transformers has for an architecture, or for the box that it is in."""
-    if type(config) in PROCESSOR_MAPPING:
-        return PROCESSOR_MAPPING[type(config)]
-    for outer in PROCESSOR_MAPPING:
-        if type(config) in outer.sub_configs.values():
-            return PROCESSOR_MAPPING[outer]
-    raise NotImplementedError(f"transformers has no processor for {config.model_type}")
+    found = _of(PROCESSOR_MAPPING, config)
+    if found is None or not found.__module__.startswith("transformers.models"):
+        raise NotImplementedError(
+            "transformers has no processor for it, or not without more packages"
+        )
+    return found
+
+
+def _of(mapping: Any, config: PreTrainedConfig) -> Any:
+    """What a registry has for an architecture, or for the box that it is in."""
+    if type(config) in mapping:
+        return mapping[type(config)]
+    outer = (kind for kind in mapping if type(config) in kind.sub_configs.values())
+    return next((mapping[kind] for kind in outer), None)
 
 
 def _tokenizer(kind: Any) -> PreTrainedTokenizerFast:
@@ -103,7 +130,9 @@ def _tokenizer(kind: Any) -> PreTrainedTokenizerFast:
 
 
 def _image_processor(config: PreTrainedConfig) -> Any:
-    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(
+        _SAME_IMAGES.get(config.model_type, config.model_type)
+    )
     for outer in PROCESSOR_MAPPING if names is None else ():
         if type(config) in outer.sub_configs.values():
             names = IMAGE_PROCESSOR_MAPPING_NAMES.get(outer.model_type, names)
@@ -139,8 +168,9 @@ def _save_processor(
     found: dict[str, Any] = {"processor_class": kind.__name__}
     if "image_processor" in parts:
         found["image_processor"] = _image_processor(config).to_dict()
-    if "feature_extractor" in parts:
-        found["feature_extractor"] = FEATURE_EXTRACTOR_MAPPING[type(config)]().to_dict()
+        found["video_processor"] = found["image_processor"]
+    for name in {"feature_extractor", "audio_processor"} & set(parts):
+        found[name] = _of(FEATURE_EXTRACTOR_MAPPING, config)().to_dict()
     said = {
         "patch_size": PATCH,
         "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
@@ -184,6 +214,6 @@ def _stands(processor: Any) -> int | None:
     image = Image.new("RGB", (2 * SIDE, SIDE))
     for name in ("image_token", "boi_token"):
         with suppress(Exception):  # processors refuse in many ways
-            made = processor(text=[getattr(processor, name)], images=[image])
-            return Counter(made["input_ids"][0]).most_common(1)[0][0]
+            made = processor(text=[getattr(processor, name)], images=[image], return_tensors="np")
+            return int(Counter(made["input_ids"][0].tolist()).most_common(1)[0][0])
     return None

@@ -46,8 +46,9 @@ _WHOLE: dict[str, Any] = {
 _OWN: dict[str, dict[str, Any]] = {
     "idefics2": {"perceiver_config": {"hidden_size": TEXT, "num_key_value_heads": 4}},
     "qwen2_vl": {"vision_config": {"hidden_size": TEXT}},
+    "vipllava": {"vision_feature_layers": [-2, -1]},
     "mllama": {
-        "vision_config": {"supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]},
+        "vision_config": {"max_num_tiles": 2, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]},
         "text_config": {"cross_attention_layers": [1]},
     },
     "llama4": {"vision_config": {"intermediate_size": 4 * TOWER, "vision_output_dim": TOWER}},

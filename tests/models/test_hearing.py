@@ -9,7 +9,7 @@ import torch
 
 import tiny
 from swift.chat.load import load_renderer
-from swift.errors import ConfigError, RenderError
+from swift.errors import ConfigError
 from swift.models.attention import attention_of, choose_layout
 from swift.models.load import load_model
 from swift.models.seeing import see
@@ -50,5 +50,5 @@ def test_a_model_that_hears_otherwise_is_refused(folder: Path) -> None:
 def test_a_kind_that_the_checkpoint_does_not_take(folder: Path) -> None:
     model = load_model(folder, torch.float32, device=torch.device("cpu"))
     marks = load_renderer(folder).marks
-    with pytest.raises(RenderError, match="says where an image stands"):
+    with pytest.raises(ConfigError, match="says where an image stands"):
         see(model, choose_layout(model), marks, attention_of(model), ["image"])

@@ -212,14 +212,18 @@ class Collate:
         """Lay samples out, with what the model reads for their media."""
         laid = pack(samples, self.multiple if self.packed else 1)
         features = self._features(samples)
-        types = self._types(samples) if features else None
+        types = self._types(samples)
         return batch(laid, packed=self.packed, features=features, types=types)
 
     def _types(self, samples: list[Sample]) -> Types:
-        assert self.spec is not None
-        return renderer_of(self.spec).marks.processor.types(
-            [(sample.tokens[:-1].tolist(), sample.lead) for sample in samples]
-        )
+        """What kind each token is. A text reads itself in one direction: the same beside images as
+        among texts. Where all are of kind 0 there is nothing to say.
+        """
+        if self.spec is None or self.spec.media is None:
+            return {}
+        rows = [(s.tokens[:-1].tolist(), s.lead if s.media else 0) for s in samples]
+        found = renderer_of(self.spec).marks.processor.types(rows)
+        return {name: types for name, types in found.items() if types.any()}
 
     def _features(self, samples: list[Sample]) -> Features | None:
         if self.spec is None or not any(sample.media for sample in samples):

@@ -9,6 +9,7 @@ Axes: B rows (1), H heads, T positions, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
@@ -23,7 +24,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from swift.chat.media.types import NAMES
 from swift.data.batch import Batch
 from swift.errors import ConfigError
-from swift.models.anatomy import body, influence, text_config, vocabulary
+from swift.models.anatomy import body, influence, output_head, text_config, vocabulary
 from swift.models.arranged import arranged
 from swift.models.load import is_out_of_memory
 
@@ -187,7 +188,6 @@ def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     Where padded rows hold media, the architecture knows best how it counts positions.
     """
-    reader = body(model)
     borders: dict[str, Any] = {}
     if batch.packed:
         borders = {
@@ -197,19 +197,37 @@ def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
             "max_length_k": batch.longest,
         }
     places = batch.positions if batch.packed or not batch.media else None
-    known = signature(reader.forward).parameters
-    media = {n: v for n, v in batch.media.items() if n in known or n not in NAMES}
     own = arranged(model, batch) if batch.media else {}
-    out = reader(
-        input_ids=batch.tokens,
-        use_cache=False,
-        **media,
-        **borders,
-        **{"position_ids": places, **own},
+    known = signature(model.forward).parameters
+    media = {n: v for n, v in batch.media.items() if n in known or n not in NAMES}
+    return read(
+        model, {"input_ids": batch.tokens, "position_ids": places, **media, **borders, **own}
     )
-    hidden = out.last_hidden_state
-    assert isinstance(hidden, torch.Tensor)
-    return hidden
+
+
+def read(model: PreTrainedModel, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Hidden states, as the output head reads them.
+
+    Where only the whole model takes media, it runs, and its head writes a single position.
+    """
+    reader = body(model)
+    beyond = inputs.keys() - signature(reader.forward).parameters.keys()
+    if not beyond & signature(model.forward).parameters.keys():
+        hidden = reader(**inputs, use_cache=False).last_hidden_state
+        assert isinstance(hidden, torch.Tensor)
+        return hidden
+    seen: list[torch.Tensor] = []
+
+    def first(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        seen.append(given[0])
+        return (given[0][:, :1],)
+
+    hook = output_head(model).register_forward_pre_hook(first)
+    try:
+        model(**inputs, use_cache=False)
+    finally:
+        hook.remove()
+    return seen[0]
 
 
 @dataclass(frozen=True)
@@ -314,6 +332,22 @@ def keeps_borders(model: PreTrainedModel, native: str) -> bool:
     bound = (1e-4 if exact else 5e-2) * alone.norm()
     near = (together - alone).norm() < bound and (together - changed).norm() < bound
     return bool(near) and not slope[: len(first)].any()
+
+
+def check_one_way(model: PreTrainedModel) -> None:
+    """A text is read in one direction: no position depends on those behind it.
+
+    Raises:
+        ConfigError: it does.
+    """
+    batch = _lay([torch.arange(8)], next(model.parameters()).device, packed=False)
+    _, slope = influence(model, lambda: run_body(model, batch)[0], slice(0, 4))
+    size = slope.float().abs()
+    if size[4:].max() > 1e-6 * size.max():
+        raise ConfigError(
+            f"--model: {type(model).__name__} reads a text without images in both directions, so "
+            "an answer would be seen before it is learned; train it on rows with images"
+        )
 
 
 def _second(

@@ -14,7 +14,7 @@ from swift.data.encode import renderer_of
 from swift.data.prepare import Prepared
 from swift.errors import ResourceError
 from swift.models.anatomy import decoder_layers
-from swift.models.attention import Layout, attention_of, choose_layout
+from swift.models.attention import Layout, attention_of, check_one_way, choose_layout
 from swift.models.heads import find_head
 from swift.models.kernels import fast_linear
 from swift.models.load import load_model
@@ -54,6 +54,8 @@ def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path
     layout = choose_layout(model, config.model.attention)
     if kinds := data.kinds:
         layout = see(model, layout, renderer_of(data.spec).marks, native, kinds)
+    else:
+        check_one_way(model)
     if config.data.packing and not layout.packed:
         raise ResourceError(
             f"--packing: {type(model).__name__} carries a state along the sequence, so packed "

@@ -15,8 +15,8 @@ from swift.errors import RenderError
 FILES = ("processor_config.json", "preprocessor_config.json")
 """Where a folder keeps the settings of its processor."""
 
-_NAMES = (*FILES, "video_preprocessor_config.json", "tokenizer_config.json")
-_VIDEO = "video_processor"
+_VIDEO, _VIDEO_FILE = "video_processor", "video_preprocessor_config.json"
+_NAMES = (*FILES, _VIDEO_FILE, "tokenizer_config.json")
 
 
 def load_processor(folder: str, *, trust_remote_code: bool = False) -> Any:
@@ -25,13 +25,16 @@ def load_processor(folder: str, *, trust_remote_code: bool = False) -> Any:
     Raises:
         RenderError: it cannot be made.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoProcessor, ProcessorMixin
 
     try:
         kind = None if _video_can_be_made() else _class(Path(folder))
         if kind is not None and _VIDEO in kind.get_attributes():
             return _without_video(kind, folder, trust_remote_code)
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        found = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if isinstance(found, ProcessorMixin):
+            return found
+        why = f"transformers finds no processor in its files, only a {type(found).__name__}"
     except ImportError as error:
         why = f"it needs a package that is not installed: {_first_line(error)}"
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -76,18 +79,36 @@ def _without_video(kind: Any, folder: str, trust_remote_code: bool) -> Any:
         "feature_extractor": AutoFeatureExtractor,
     }
 
+    settings, _ = kind.get_processor_dict(folder)
+
     def check(self: Any, name: str, part: Any) -> Any:
         return None if name == _VIDEO else kind.check_argument_for_proper_class(self, name, part)
 
     made: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
     parts = [
-        None
+        _Video(_video_settings(Path(folder), settings))
         if name == _VIDEO
         else makers[name].from_pretrained(folder, trust_remote_code=trust_remote_code)
         for name in kind.get_attributes()
     ]
-    settings, _ = kind.get_processor_dict(folder)
     return made.from_args_and_dict(parts, settings)
+
+
+class _Video(dict[str, Any]):
+    """Settings of the part that reads video, in its place."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def _video_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a folder says of the part that reads video."""
+    file = folder / _VIDEO_FILE
+    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {**said, **settings.get(_VIDEO, {})}
 
 
 def _first_line(error: Exception) -> str:

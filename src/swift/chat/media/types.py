@@ -19,7 +19,8 @@ Rows = Sequence[tuple[Sequence[int], int]]
 
 
 def token_types(processor: Any, rows: Rows) -> Types:
-    """Types of the tokens of samples that are laid end to end.
+    """Types of the tokens of samples that are laid end to end, under every name that a model may
+    have for them.
 
     A processor either names the media, or, where it takes a ``suffix``, tells what is read (0, in
     both directions) from what is learned behind it (1, in one).
@@ -28,11 +29,10 @@ def token_types(processor: Any, rows: Rows) -> Types:
         processor: transformers'.
         rows: of the samples.
     """
-    names = [name for name in NAMES if name in processor.model_input_names]
     if getattr(processor, "return_mm_token_type_ids", False):
         made = processor.create_mm_token_type_ids([list(tokens) for tokens, _ in rows])
     elif "suffix" in inspect.signature(type(processor).__call__).parameters:
         made = [[int(at >= read) for at in range(len(tokens))] for tokens, read in rows]
     else:
         return {}
-    return {name: np.concatenate([np.asarray(row, np.int64) for row in made]) for name in names}
+    return {name: np.concatenate([np.asarray(row, np.int64) for row in made]) for name in NAMES}
