@@ -131,6 +131,7 @@ FLAGS: dict[str, Flag] = {
     "dataset": _flag("data.train"),
     "val_dataset": _flag("data.val"),
     "interleave_prob": _flag("data.weights"),
+    "modality_shares": _flag("data.modality_shares"),
     "stopping_strategy": _flag("data.stopping"),
     "split_dataset_ratio": _flag("data.split"),
     "max_length": _flag("data.max_length"),

@@ -236,7 +236,7 @@ def show_packs(
         most: tokens to show of each sample.
     """
     single, shown = packs_in_order(order), []
-    for number in range(len(order.groups)):
+    for number in range(order.groups_per_epoch):
         if count <= 0:
             break
         [inside] = single.micro_batches(number, 0)
