@@ -61,17 +61,21 @@ def equal(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     )
 
 
+def read(marks: Marks, media: list[Media]) -> list[Any]:
+    return [value for medium in media for value in marks.processor.read(medium)]
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_several_are_what_the_processor_makes_of_them(
     folder: Path, images: list[Media], count: int
 ) -> None:
     marks = marks_of(folder)
     chosen = images[:count]
-    expected = marks.processor.call(marks.mark * count, marks.processor.read(chosen))
+    expected = marks.processor.call(marks.mark * count, read(marks, chosen))
     assert equal(marks.prepare(chosen), expected)
     assert equal(marks.prepare(chosen), expected), "from memory"
     assert equal(marks.prepare(chosen[::-1] + chosen[:1]), marks.processor.call(
-        marks.mark * (count + 1), marks.processor.read(chosen[::-1] + chosen[:1])))  # fmt: skip
+        marks.mark * (count + 1), read(marks, chosen[::-1] + chosen[:1])))  # fmt: skip
 
 
 def test_an_image_is_prepared_once_in_a_process(

@@ -91,7 +91,7 @@ def test_images_are_seen_in_packs(folder: Path) -> None:
     native = attention_of(model)
     layout = choose_layout(model)
     assert layout.packed
-    assert see(model, layout, marks, native) == layout
+    assert see(model, layout, marks, native, ["image"]) == layout
     assert attention_of(model) == layout.attention
 
 
@@ -107,5 +107,5 @@ def test_images_that_are_mixed_up_are_noticed(
         return {**found, "pixel_values": found["pixel_values"][..., ::-1].copy()}
 
     monkeypatch.setattr(marks.processor, "features", turned)
-    with pytest.raises(ConfigError, match=r"does not see the images .*image 1 of 2 differs"):
-        see(model, choose_layout(model), marks, native)
+    with pytest.raises(ConfigError, match=r"does not take the media .*image 1 of 3 differs"):
+        see(model, choose_layout(model), marks, native, ["image"])

@@ -36,7 +36,7 @@ def load_renderer(
         template_kwargs: what else the template reads, such as ``enable_thinking``.
         prefix: how every answer begins.
         media: how images are read, where the checkpoint takes some.
-        trust_remote_code: allow a tokenizer that brings its own code.
+        trust_remote_code: allow a tokenizer, or a processor, that brings its own code.
 
     Raises:
         ConfigError: there is no tokenizer, or the template file cannot be read.
@@ -55,7 +55,7 @@ def load_renderer(
         end_ids=tuple(sorted(_end_ids(folder, tokenizer))),
         eos_id=tokenizer.eos_token_id,
         prefix=prefix,
-        media=MediaSpec.of(folder, media),
+        media=MediaSpec.of(folder, media, trust_remote_code=trust_remote_code),
     )
     return Renderer(spec)
 
@@ -68,8 +68,26 @@ def renderer_for(folder: Path, section: LoadSection) -> Renderer:
         chat_template=section.chat_template,
         template_kwargs={**thinking, **section.template_kwargs},
         prefix=section.response_prefix or "",
-        media=MediaSettings(allow_remote=section.allow_remote_media, keep=keep_of(section)),
+        media=media_of(section),
         trust_remote_code=section.trust_remote_code,
+    )
+
+
+def media_of(section: LoadSection) -> MediaSettings:
+    """How media are read.
+
+    Raises:
+        ConfigError: what is asked for cannot be meant.
+    """
+    return MediaSettings(
+        allow_remote=section.allow_remote_media,
+        max_pixels=section.max_pixels,
+        min_pixels=section.min_pixels,
+        fps=section.fps,
+        max_frames=section.max_frames,
+        min_frames=section.min_frames,
+        sampling_rate=section.sampling_rate,
+        keep=keep_of(section),
     )
 
 

@@ -11,6 +11,8 @@ from swift.errors import RenderError
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 TAGS = ("<think>", "</think>")  # how data sets write thinking into the content
+Kind = Literal["image", "video", "audio"]
+KINDS: tuple[Kind, ...] = ("image", "video", "audio")
 ROLES: tuple[str, ...] = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -21,7 +23,7 @@ class Media:
     ``source`` is a path, an address or a ``data:`` URL; of a video also those of its frames.
     """
 
-    kind: Literal["image", "video", "audio"]
+    kind: Kind
     source: str | tuple[str, ...]
 
 

@@ -34,7 +34,7 @@ from swift.chat.tokenizer import Tokenizer
 from swift.chat.turns import Turn, TurnTokens
 from swift.chat.weights import Strategy, factors_of, scale, within
 from swift.chat.weights import strategies as find_strategies
-from swift.chat.writer import Writer
+from swift.chat.writer import Beginnings, Writer
 from swift.errors import RenderError
 
 
@@ -137,7 +137,7 @@ class Renderer:
 
     def _filled(self, text: str, media: Sequence[Media]) -> str:
         """A text with what stands for media at their marks."""
-        return self.marks.fill(text, self.marks.texts(media)) if media else text
+        return self.marks.fill(text, media, self.marks.texts(media)) if media else text
 
     def given(
         self,
@@ -292,13 +292,14 @@ class Renderer:
         turns, tools = self._quoted(conversation.messages, conversation.tools, kwargs)
         users = [i for i, message in enumerate(conversation.messages) if message.role == "user"]
         first = users[-1] if users and which == "last_round" else -1
+        written = self._writer.beginnings(turns, tools, kwargs)
         found = []
         for i, message in enumerate(conversation.messages):
             if message.role != "assistant" or i < first:
                 continue
             if message.weight != 0:
                 said = conversation.messages[: i + 1]
-                found.append(self._turn(said, turns[: i + 1], tools, kwargs, strategies))
+                found.append(self._turn(said, turns[: i + 1], tools, kwargs, strategies, written))
         return found
 
     def _turn(
@@ -308,12 +309,13 @@ class Renderer:
         tools: Sequence[Mapping[str, Any]],
         kwargs: Mapping[str, Any],
         strategies: Sequence[Strategy],
+        written: Beginnings,
     ) -> Turn:
         """The last of these turns, with its place in the text up to it."""
         i, message = len(messages) - 1, messages[-1]
-        prompt = self._writer.text(turns[:i], tools, True, kwargs)
+        prompt = written.prompt(i)
         check_heard(messages[:i], turns[:i], prompt)
-        whole, marked = self._writer.marked(turns, tools, kwargs)
+        whole, marked = written.whole(i + 1)
         check_prompt(whole, prompt, i)
         start = len(prompt)
         whole = self._writer.ended(whole, start, turns[i], kwargs)

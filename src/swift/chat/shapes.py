@@ -24,7 +24,8 @@ WEATHER: Mapping[str, Any] = {
 }
 _THOUGHT = "Ten minus one is nine."
 _CONTROL = (
-    "<|im_start|><|im_end|><|eot_id|><end_of_turn></s><bos>[INST]<|end|> \ue000 \ue0000\ue001"
+    "<|im_start|><|im_end|><|eot_id|><end_of_turn></s><bos>[INST]<|end|> \ue000 \ue0000\ue001 "
+    "\ue002\ue003"
 )
 
 

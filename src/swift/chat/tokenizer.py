@@ -18,6 +18,9 @@ import tokenizers
 from swift.chat.words import Split, Words, find_words
 from swift.errors import RenderError
 
+MARK = "\ue002"
+"""Free for what is written by us; spelled in a message, it is quoted before a template sees it."""
+
 _OPEN = "\ue000"
 _COMPARED = 64  # texts that are read both ways, before words are relied on
 _QUOTE = re.compile(f"{_OPEN}([0-9]+)\ue001")
@@ -63,7 +66,7 @@ class Tokenizer:
         known = {id: str(t.content) for id, t in added.items() if t.special or id in ends}
         self.special_ids = frozenset(known)
         control = sorted(known.values(), key=len, reverse=True)
-        self._quotable = [*control, _OPEN]  # the mark itself is text too where somebody writes it
+        self._quotable = [*control, _OPEN, MARK]  # marks are text too where somebody writes them
         self._quoted: dict[int, list[int]] = {}
         self._compared = 0
 

@@ -17,6 +17,7 @@ from typing import Any
 import tokenizers
 
 _MOST = 100_000  # words that are remembered: some 20 MiB
+_SHORT = 16  # characters between two control tokens that are remembered with their words
 _LONGEST = 64  # characters of a word that is remembered; longer ones hardly come again
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -77,36 +78,41 @@ class Words:
     ) -> None:
         self._backend, self._word, self._control = backend, word, control
         self._known: dict[str, list[int]] = {}
+        self._short: dict[str, list[str]] = {}  # words of what a template writes again and again
 
     def split(self, text: str) -> Split | None:
         """A text as words; None: it holds more than ASCII, or too many words that are new."""
         if not text.isascii():
             return None
-        known, find = self._known.get, self._word.findall
         ids: list[int] = []
         parts: list[list[str]] = []
         lefts, firsts = [0], [0]
         for number, piece in enumerate(self._control.split(text)):
             if not piece:
                 continue
-            if number % 2:
-                words = [piece]
-                ids += self._ids(piece)
-            else:
-                words = find(piece)
-                if sum(map(len, words)) != len(piece):
-                    return None
-                try:
-                    ids += chain.from_iterable(map(known, words))  # type: ignore[arg-type]
-                except TypeError:  # a word that is not known yet
-                    if len(self._known) >= _MOST:
-                        return None  # whole texts are quicker than word by word
-                    del ids[firsts[-1] :]
-                    ids += chain.from_iterable(map(self._ids, words))
+            words = self._short.get(piece) or self._cut(piece, control=bool(number % 2))
+            if words is None:
+                return None
+            try:
+                ids += chain.from_iterable(map(self._known.get, words))  # type: ignore[arg-type]
+            except TypeError:  # a word that is not known yet
+                if len(self._known) >= _MOST:
+                    return None  # whole texts are quicker than word by word
+                del ids[firsts[-1] :]
+                ids += chain.from_iterable(map(self._ids, words))
             parts.append(words)
             lefts.append(lefts[-1] + len(piece))
             firsts.append(len(ids))
         return Split(ids, parts, lefts, firsts, self._ids)
+
+    def _cut(self, piece: str, *, control: bool) -> list[str] | None:
+        """The words between two control tokens, or the one of such a token; None: not all are."""
+        words = [piece] if control else self._word.findall(piece)
+        if len("".join(words)) != len(piece):
+            return None
+        if len(piece) <= _SHORT and len(self._short) < _MOST:
+            self._short[piece] = words
+        return words
 
     def _ids(self, word: str) -> list[int]:
         found = self._known.get(word)

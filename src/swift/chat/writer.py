@@ -4,16 +4,56 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 from swift.chat.dialect import PROBE_TOOLS, Dialect, find_dialect
 from swift.chat.jinja import Template
+from swift.chat.linear import Loop
 from swift.chat.message import Message, ToolCall
 from swift.errors import RenderError
 
 Turn = Mapping[str, Any]
+Spans = list[tuple[int, int]]
+
+_COMPARED = 64  # conversations that are rendered both ways, before one rendering is relied on
+
+
+class Beginnings(Protocol):
+    """What a template writes for the first messages of a conversation."""
+
+    def prompt(self, count: int) -> str:
+        """So many messages, and the header of an answer to come."""
+
+    def whole(self, count: int) -> tuple[str, Spans | None]:
+        """So many messages, and where ``{% generation %}`` blocks lie; None: there are none."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Each number of messages is rendered by itself."""
+
+    writer: Writer
+    turns: Sequence[Turn]
+    tools: Sequence[Turn]
+    kwargs: Mapping[str, Any] | None
+
+    def prompt(self, count: int) -> str:
+        """See :class:`Beginnings`."""
+        return self.writer.text(self.turns[:count], self.tools, True, self.kwargs)
+
+    def whole(self, count: int) -> tuple[str, Spans | None]:
+        """See :class:`Beginnings`."""
+        return self.writer.marked(self.turns[:count], self.tools, self.kwargs)
+
+
+def _agree(one: Beginnings, other: Beginnings, before: int) -> bool:
+    """Whether an answer and its prompt are the same text in both."""
+    return (one.prompt(before), one.whole(before + 1)) == (
+        other.prompt(before),
+        other.whole(before + 1),
+    )
 
 
 class Writer:
@@ -24,6 +64,7 @@ class Writer:
         self._stops = stops
         self._headers_behind: dict[str, str] = {}
         self._dialects: dict[str, Dialect] = {}
+        self._compared = 0
 
     def text(
         self,
@@ -40,9 +81,33 @@ class Writer:
         turns: Sequence[Turn],
         tools: Sequence[Mapping[str, Any]],
         kwargs: Mapping[str, Any] | None,
-    ) -> tuple[str, list[tuple[int, int]] | None]:
+    ) -> tuple[str, Spans | None]:
         """The same with the places of ``{% generation %}`` blocks; None: there are none."""
         return self._known().render_marked(turns, tools, kwargs=kwargs)
+
+    def beginnings(
+        self, turns: Sequence[Turn], tools: Sequence[Turn], kwargs: Mapping[str, Any] | None
+    ) -> Beginnings:
+        """What it writes for the first messages of a conversation, for each number of them.
+
+        The first conversations that are rendered at once are compared with what the template says
+        when it is asked for each number.
+        """
+        apart = Apart(self, turns, tools, kwargs)
+        try:
+            found = self._loop.prefixes(turns, tools, kwargs) if self._loop else None
+        except RenderError:  # of a message that may be behind all that are asked for
+            return apart
+        if found is not None and self._compared < _COMPARED:
+            self._compared += 1
+            answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+            if not all(_agree(found, apart, i) for i in answers):
+                self._loop = found = None
+        return found or apart
+
+    @cached_property
+    def _loop(self) -> Loop | None:
+        return Loop.of(self._known())
 
     def _known(self) -> Template:
         if self._template is None:

@@ -39,6 +39,12 @@ class InferSection(Section):
     image: Strings = []
     """Images that are shown with the first message of a chat."""
 
+    video: Strings = []
+    """Videos that are shown with the first message of a chat."""
+
+    audio: Strings = []
+    """Sounds that are played with the first message of a chat."""
+
     stream: bool = True
     """Show an answer token by token in the chat."""
 

@@ -30,7 +30,7 @@ _TOPICS = {
         teacher_model_server undesirable_weight use_gym_env
     """,
     "image, video and audio": """
-        max_pixels norm_bbox
+        norm_bbox
     """,
     "Megatron": """
         attention_backend context_parallel_size cross_entropy_fusion_impl

@@ -41,7 +41,27 @@ class LoadSection(Section):
     learned, and a part of the answer that is shown."""
 
     allow_remote_media: bool = False
-    """Fetch images that rows name by an address (http, https)."""
+    """Fetch media that rows name by an address (http, https)."""
+
+    max_pixels: int | None = Field(None, ge=1)
+    """Images of more pixels are made smaller, as wide to their height as before: by the
+    checkpoint's own processor where it has such a setting, else before it sees them."""
+
+    min_pixels: int | None = Field(None, ge=1)
+    """Images of fewer pixels are made larger, where the checkpoint's processor has such a
+    setting."""
+
+    fps: float = Field(2.0, gt=0)
+    """Frames of a video taken per second."""
+
+    max_frames: int = Field(768, ge=1)
+    """Most frames of a video; of a longer one they lie further apart."""
+
+    min_frames: int = Field(1, ge=1)
+    """Fewest frames of a video; of a shorter one they lie closer together."""
+
+    sampling_rate: int | None = Field(None, ge=1)
+    """Samples of a sound per second, in Hz. Default: what the checkpoint's processor takes."""
 
     media_cache: bool = False
     """Keep what the processor makes of images on disk, so that an image is decoded and resized

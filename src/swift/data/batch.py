@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from swift.chat.media.marks import Features
+from swift.chat.media.types import Types
 from swift.data.pack import Pack
 
 
@@ -54,25 +56,38 @@ class Batch:
         return replace(self, media=media, **tensors)  # type: ignore[arg-type]
 
 
-def batch(pack: Pack, *, packed: bool = True, features: Features | None = None) -> Batch:
+def batch(
+    pack: Pack,
+    *,
+    packed: bool = True,
+    features: Features | None = None,
+    types: Types | None = None,
+) -> Batch:
     """Make tensors of a pack.
 
     Args:
         pack: samples end to end.
         packed: leave them so; else one padded row each.
         features: what the model reads for the media of the pack.
+        types: what the model reads of every token of the samples, end to end.
     """
     bounds = tuple(int(start) for start in pack.starts_S)
     learned = np.flatnonzero(pack.weights_T)
     tokens, positions, where = pack.tokens_T[None], pack.positions_T[None], learned
+    place: Any = (0, slice(pack.count))
     if not packed:
         lengths = np.diff(pack.starts_S)
         longest = int(lengths.max())
         row = np.repeat(np.arange(len(lengths)), lengths)
         tokens = np.zeros((len(lengths), longest), np.int64)
         tokens[row, pack.positions_T] = pack.tokens_T
+        place = (row[: pack.count], pack.positions_T[: pack.count])
         positions = np.tile(np.arange(longest), (len(lengths), 1))
         where = (row * longest + pack.positions_T)[learned]
+    media = dict(features or {})
+    for name, values in (types or {}).items():
+        media[name] = np.zeros(tokens.shape, np.int64)
+        media[name][place] = values
     weights = pack.weights_T[learned]
     return Batch(
         tokens=torch.from_numpy(np.ascontiguousarray(tokens)),
@@ -86,5 +101,5 @@ def batch(pack: Pack, *, packed: bool = True, features: Features | None = None) 
         count=pack.count,
         packed=packed,
         places=pack.places,
-        media={name: torch.from_numpy(value) for name, value in (features or {}).items()},
+        media={name: torch.from_numpy(value) for name, value in media.items()},
     )

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from swift.chat.message import Kind
 from swift.chat.render import RendererSpec
 from swift.config.data import ConversationsSection
 from swift.data.cached import cached_part, read_cached
-from swift.data.encode import Encoded, EncodeSettings, encode
+from swift.data.encode import Encoded, EncodeSettings, encode, renderer_of
 from swift.data.flow import Flow, lanes
 from swift.data.interleave import interleave
 from swift.data.ledger import Ledger
@@ -37,11 +38,11 @@ class Prepared:
     flow: Flow | None = None  # of rows that pass by; train are the first of them
 
     @property
-    def has_media(self) -> bool:
-        """Whether there are images to learn from; of a stream: whether there may be."""
+    def kinds(self) -> frozenset[Kind]:
+        """Of the media to learn from; of a stream: all that there may be."""
         if self.flow and self.spec.media:
-            return True
-        return self.train.has_media or self.val.has_media
+            return renderer_of(self.spec).marks.kinds
+        return self.train.kinds | self.val.kinds
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,19 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from swift.chat.message import Media
+from swift.chat.message import KINDS, Kind, Media
 from swift.data.encode import Encoded
 from swift.data.ledger import Ledger
 from swift.data.source import Source
-from swift.data.tokens import media_in
+from swift.data.tokens import is_of, media_in
 from swift.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +34,12 @@ class Sample:
     weights: Array  # float32 (L,)
     place: str  # "chats.jsonl:17"
     media: tuple[Media, ...] = ()  # in the order in which they stand in the tokens
+
+    @property
+    def lead(self) -> int:
+        """Tokens before the first that is learned."""
+        learned = np.flatnonzero(self.weights)
+        return int(learned[0]) if len(learned) else len(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,13 @@ class _Tokens:
         _, self.weight = _flat(batch["weights"])
         self.media = batch["media"]
         self.has_media_S = self.media.is_valid().to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def kinds(self) -> frozenset[Kind]:
+        """Of the media."""
+        if not self.has_media_S.any():
+            return frozenset()
+        return frozenset(kind for kind in KINDS if pc.any(is_of(self.media, kind)).as_py())
 
     def tokens_of(self, i: int) -> Array:
         return self.token[self.token_at[i] : self.token_at[i + 1]]
@@ -117,9 +132,10 @@ class Samples(Sequence[Sample]):
         return self.stop_S - self.start_S
 
     @property
-    def has_media(self) -> bool:
-        """Whether any sample has images."""
-        return any(self._tokens(int(block)).has_media_S.any() for block in np.unique(self.block_S))
+    def kinds(self) -> frozenset[Kind]:
+        """Of the media in the samples."""
+        found = (self._tokens(int(block)).kinds for block in np.unique(self.block_S))
+        return frozenset().union(*found)
 
     def modalities(self) -> tuple[list[str], Array]:
         """Names of what samples hold (``text``, ``image``, ``audio+image``), each one's number."""

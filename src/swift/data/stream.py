@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from swift.chat.media.marks import Features
+from swift.chat.media.types import Types
 from swift.chat.render import RendererSpec
 from swift.data.batch import Batch, batch
 from swift.data.encode import renderer_of
@@ -255,7 +256,15 @@ class Collate:
     def __call__(self, samples: list[Sample]) -> Batch:
         """Lay samples out, with what the model reads for their media."""
         laid = pack(samples, self.multiple if self.packed else 1)
-        return batch(laid, packed=self.packed, features=self._features(samples))
+        features = self._features(samples)
+        types = self._types(samples) if features else None
+        return batch(laid, packed=self.packed, features=features, types=types)
+
+    def _types(self, samples: list[Sample]) -> Types:
+        assert self.spec is not None
+        return renderer_of(self.spec).marks.processor.types(
+            [(sample.tokens[:-1].tolist(), sample.lead) for sample in samples]
+        )
 
     def _features(self, samples: list[Sample]) -> Features | None:
         if self.spec is None or not any(sample.media for sample in samples):

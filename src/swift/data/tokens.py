@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from swift.chat.message import Media, Rendered
+from swift.chat.message import Kind, Media, Rendered
 from swift.errors import RenderError, ResourceError
 
 SCHEMA = pa.schema(
@@ -83,6 +84,11 @@ def _lists(lists: list[Any], code: str, kind: pa.DataType) -> pa.ListArray:
     offsets = np.zeros(len(lists) + 1, np.int32)
     np.cumsum([len(part) for part in lists], out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.asarray(values), kind))
+
+
+def is_of(media: pa.Array, kind: Kind) -> pa.Array:
+    """Of which samples there are media of a kind, from the form in which they are kept."""
+    return pc.match_substring(media, f'["{kind}", ')  # a quote within a source is escaped
 
 
 def media_in(text: str | None) -> tuple[Media, ...]:

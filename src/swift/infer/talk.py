@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from swift.chat.message import Conversation, Delta, Media, Message
+from swift.chat.message import KINDS, Conversation, Delta, Kind, Media, Message
 from swift.chat.render import Renderer
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
 HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before and after them.
 /clear   forget the conversation      /system TEXT   set the system prompt (and forget)
-/image PATH   show an image with the next message
+/image PATH   show an image with the next message; so do /video and /audio
 /help    this text                    /quit          leave (also Ctrl-D)"""
+
+_MEDIA: Mapping[str, Kind] = {f"/{kind}": kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Terminal:
     talker: Talker
     system: str | None = None
     streaming: bool = True
-    images: list[str] = field(default_factory=list)  # for the next message
+    media: list[Media] = field(default_factory=list)  # for the next message
     history: list[Message] = field(default_factory=list)
 
     def run(self) -> None:
@@ -147,9 +149,9 @@ class Terminal:
             self.system = rest.strip() or None
             self.history.clear()
             print(f"(system prompt: {self.system or 'none'})")
-        elif word == "/image":
-            self.images.append(rest.strip())
-            print(f"(with the next message: {', '.join(self.images)})")
+        elif word in _MEDIA:
+            self.media.append(Media(_MEDIA[word], rest.strip()))
+            print(f"(with the next message: {', '.join(str(one.source) for one in self.media)})")
         elif word == "/help":
             print(HELP)
         elif word.startswith("/") and word[1:].isalpha():
@@ -158,9 +160,9 @@ class Terminal:
             self._answer(text)
 
     def _answer(self, text: str) -> None:
-        images = [Media("image", path) for path in self.images]
-        self.images.clear()
-        self.history.append(Message("user", (*images, text) if images else text))
+        media = tuple(self.media)
+        self.media.clear()
+        self.history.append(Message("user", (*media, text) if media else text))
         system = [Message("system", self.system)] if self.system else []
         try:
             message = self._generate([*system, *self.history])

@@ -10,6 +10,7 @@ Axes: B rows (1), H heads, T positions, D head size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -19,9 +20,11 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from swift.chat.media.types import NAMES
 from swift.data.batch import Batch
 from swift.errors import ConfigError
 from swift.models.anatomy import body, influence, text_config, vocabulary
+from swift.models.arranged import arranged
 from swift.models.load import is_out_of_memory
 
 PACKED = "packed"
@@ -47,12 +50,13 @@ def packed_attention(
 
     ``cu_seq_lens_q``, int32 (S + 1), is the first position of every sample and the end of the
     last; ``max_length_q`` the positions of the longest. Without them every row is one sample.
-    ``softcap`` bounds the scores; ``s_aux`` (H) are the scores of sinks. Raises
-    NotImplementedError for attention with a cache or a mask of its own.
+    ``softcap`` bounds the scores; ``s_aux`` (H) are the scores of sinks; ``attention_mask``, bool
+    (1, 1, T, T), is what is seen within samples where that is not what came before. Raises
+    NotImplementedError for attention with a cache, or a mask of another form.
     """
-    if attention_mask is not None or query_BHTD.shape[2] != key_BHTD.shape[2]:
-        raise NotImplementedError("packed attention knows neither masks nor a cache")
-    plain = softcap is None and s_aux is None
+    if query_BHTD.shape[2] != key_BHTD.shape[2] or not _is_own(attention_mask, query_BHTD):
+        raise NotImplementedError("packed attention knows no mask of this form, and no cache")
+    plain = softcap is None and s_aux is None and attention_mask is None
     half = query_BHTD.dtype in (torch.bfloat16, torch.float16)
     if query_BHTD.is_cuda and half and plain and dropout == 0.0 and cu_seq_lens_q is not None:
         assert max_length_q is not None and query_BHTD.shape[0] == 1
@@ -68,9 +72,8 @@ def packed_attention(
     parts = []
     for start, stop in pairwise(bounds):
         query, key, value = (x[:, :, start:stop] for x in (query_BHTD, key_BHTD, value_BHTD))
-        if plain:
-            inside = sliding_window is None or stop - start <= sliding_window
-            mask = None if inside else _seen(stop - start, sliding_window, query.device)
+        mask = _within(attention_mask, start, stop, sliding_window, query.device)
+        if softcap is None and s_aux is None:
             part = F.scaled_dot_product_attention(
                 query,
                 key,
@@ -82,9 +85,25 @@ def packed_attention(
                 enable_gqa=query.shape[1] != key.shape[1],
             )
         else:
-            part = _explicit(query, key, value, scaling, dropout, sliding_window, softcap, s_aux)
+            part = _explicit(query, key, value, scaling, dropout, mask, softcap, s_aux)
         parts.append(part)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _is_own(mask: torch.Tensor | None, query_BHTD: torch.Tensor) -> bool:
+    """Whether a mask, if any, is one of truth values for all positions of a pack."""
+    total = query_BHTD.shape[2]
+    return mask is None or (mask.dtype == torch.bool and mask.shape == (1, 1, total, total))
+
+
+def _within(
+    mask: torch.Tensor | None, start: int, stop: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """What is seen in one sample; None: all that comes before."""
+    if mask is not None:
+        return mask[0, 0, start:stop, start:stop]
+    inside = window is None or stop - start <= window
+    return None if inside else _seen(stop - start, window, device)
 
 
 def _seen(length: int, window: int | None, device: torch.device) -> torch.Tensor:
@@ -100,7 +119,7 @@ def _explicit(
     value_BHTD: torch.Tensor,
     scaling: float | None,
     dropout: float,
-    window: int | None,
+    mask_TT: torch.Tensor | None,
     cap: float | None,
     sinks_H: torch.Tensor | None,
 ) -> torch.Tensor:
@@ -114,7 +133,9 @@ def _explicit(
     scores = (query_BHTD @ key.transpose(2, 3) * scale).float()
     if cap is not None:
         scores = cap * torch.tanh(scores / cap)
-    scores = scores.masked_fill(~_seen(length, window, scores.device), float("-inf"))
+    if mask_TT is None:
+        mask_TT = _seen(length, None, scores.device)
+    scores = scores.masked_fill(~mask_TT, float("-inf"))
     if sinks_H is not None:
         sinks = sinks_H.float().view(1, -1, 1, 1).expand(len(scores), -1, length, -1)
         scores = torch.cat([scores, sinks], dim=-1)
@@ -166,6 +187,7 @@ def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     Where padded rows hold media, the architecture knows best how it counts positions.
     """
+    reader = body(model)
     borders: dict[str, Any] = {}
     if batch.packed:
         borders = {
@@ -174,12 +196,16 @@ def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
             "max_length_q": batch.longest,
             "max_length_k": batch.longest,
         }
-    out = body(model)(
+    places = batch.positions if batch.packed or not batch.media else None
+    known = signature(reader.forward).parameters
+    media = {n: v for n, v in batch.media.items() if n in known or n not in NAMES}
+    own = arranged(model, batch) if batch.media else {}
+    out = reader(
         input_ids=batch.tokens,
-        position_ids=batch.positions if batch.packed or not batch.media else None,
         use_cache=False,
-        **batch.media,
+        **media,
         **borders,
+        **{"position_ids": places, **own},
     )
     hidden = out.last_hidden_state
     assert isinstance(hidden, torch.Tensor)

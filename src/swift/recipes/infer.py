@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from swift.chat.message import KINDS, Media
 from swift.config.infer import InferSection
 from swift.config.runs import InferConfig
 from swift.data.encode import EncodeSettings
@@ -39,7 +40,8 @@ def run(config: InferConfig, world: World) -> None:
         return
     talker = load_talker(model, config.infer, device_of(world), log)
     if result is None:
-        Terminal(talker, system, config.infer.stream, list(config.infer.image)).run()
+        media = [Media(kind, name) for kind in KINDS for name in getattr(config.infer, kind)]
+        Terminal(talker, system, config.infer.stream, media).run()
         return
     settings = EncodeSettings.of("chat", config.data, config.external_plugins)
     rows = questions(sources, config.data.seed, replace(settings, system=system))

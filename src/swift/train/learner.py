@@ -52,8 +52,8 @@ def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path
     head = find_head(model)
     native = attention_of(model)
     layout = choose_layout(model, config.model.attention)
-    if data.has_media:
-        layout = see(model, layout, renderer_of(data.spec).marks, native)
+    if kinds := data.kinds:
+        layout = see(model, layout, renderer_of(data.spec).marks, native, kinds)
     if config.data.packing and not layout.packed:
         raise ResourceError(
             f"--packing: {type(model).__name__} carries a state along the sequence, so packed "

@@ -2,7 +2,7 @@
 
 What the processor makes of a medium is kept under the hash of its content and of all that decides
 about it. Whether several media together are those of each laid side by side is found by trying, on
-images of several sizes; where they are not, several are prepared together, every time.
+three of different sizes; where they are not, several are prepared together, every time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from swift.chat.media.keep import Array, Folder, Memory
 from swift.chat.media.processor import MediaSpec, Processor
 from swift.chat.media.source import opened, refusing
-from swift.chat.message import Media
+from swift.chat.message import Kind, Media
 from swift.errors import DataError
 
-_SIZES = ((64, 48), (40, 90), (200, 50))  # of the images that tell how several are put together
 _BLOCK = 1 << 20
 
 
@@ -43,6 +41,7 @@ class Prepare:
         self._spec = spec
         self._processor = processor
         self._mark_of = mark_of
+        self._found: dict[Kind, dict[str, int] | None] = {}
         self._memory = Memory(spec.settings.keep.memory_bytes)
 
     def __call__(self, media: Sequence[Media]) -> dict[str, Array]:
@@ -53,19 +52,17 @@ class Prepare:
         """
         if len(media) == 1:
             return {name: array.copy() for name, array in self._one(media[0]).items()}
-        if all(medium.kind == "image" for medium in media) and self._axes:
-            found = join([self._one(medium) for medium in media], self._axes)
-            if found is not None:
-                return found
-        return self._made(media)
+        kinds = {self._processor.as_what(medium.kind) for medium in media}
+        axes = self._axes(kinds.pop()) if len(kinds) == 1 else None
+        found = join([self._one(medium) for medium in media], axes) if axes else None
+        return self._made(media) if found is None else found
 
     def _made(self, media: Sequence[Media]) -> dict[str, Array]:
-        text = "".join(map(self._mark_of, media))
-        return self._processor.call(text, self._processor.read(media))
+        values = [self._processor.read(medium) for medium in media]
+        marks = [self._mark_of(one) * len(some) for one, some in zip(media, values, strict=True)]
+        return self._processor.call("".join(marks), [value for some in values for value in some])
 
     def _one(self, medium: Media) -> Mapping[str, Array]:
-        if medium.kind != "image":
-            return self._made([medium])
         name = self._name(medium)
         found = self._memory.get(name)
         if found is not None:
@@ -112,18 +109,18 @@ class Prepare:
             digest.update(f":{size}".encode())
         return digest.hexdigest()
 
-    @cached_property
-    def _axes(self) -> dict[str, int] | None:
+    def _axes(self, kind: Kind) -> dict[str, int] | None:
         """Along which axis the arrays of several media lie; None: they are not put together so."""
-        random = np.random.default_rng(0)
-        images = [
-            Image.fromarray(random.integers(0, 255, (high, wide, 3), dtype=np.uint8))
-            for wide, high in _SIZES
-        ]
-        mark = self._mark_of(Media("image", ""))
+        if kind not in self._found:
+            self._found[kind] = self._find_axes(kind)
+        return self._found[kind]
+
+    def _find_axes(self, kind: Kind) -> dict[str, int] | None:
+        values = [self._processor.probe(kind, number) for number in range(3)]
+        mark = self._mark_of(Media(kind, ""))
         try:
-            parts = [self._processor.call(mark, [image]) for image in images]
-            whole = self._processor.call(mark * len(images), images)
+            parts = [self._processor.call(mark, [value]) for value in values]
+            whole = self._processor.call(mark * len(values), values)
         except DataError:
             return None
         axes: dict[str, int] = {}

@@ -36,6 +36,9 @@ class MediaSettings:
         max_bytes: a file of more is refused.
         max_audio_s: a sound of more seconds is refused: a small file may hold days of silence.
         allow_remote: media on the network (http, https) are read.
+        max_pixels: images of more are made smaller, by the checkpoint's processor where it has such
+            a setting.
+        min_pixels: images of fewer are made larger by the checkpoint's processor.
         fps: frames of a video taken per second; None takes as many as it has.
         max_frames: at most so many frames are taken; where it binds, they lie further apart.
         min_frames: at least so many, closer together; a frame is repeated where there are fewer.
@@ -50,6 +53,8 @@ class MediaSettings:
     max_bytes: int = MAX_BYTES
     max_audio_s: float = 2 * 3600.0
     allow_remote: bool = False
+    max_pixels: int | None = None
+    min_pixels: int | None = None
     fps: float | None = None
     max_frames: int = 768
     min_frames: int = 1
@@ -65,7 +70,7 @@ class MediaSettings:
         problems = [
             f"{name} should be above 0, this is {value}"
             for name in (
-                *("max_image_pixels", "max_bytes", "max_audio_s"),
+                *("max_image_pixels", "max_bytes", "max_audio_s", "max_pixels", "min_pixels"),
                 *("fps", "max_frames", "min_frames", "sampling_rate"),
             )
             if (value := getattr(self, name)) is not None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from swift.chat.message import Conversation, Message
+from swift.chat.message import KINDS, Conversation, Message
 from swift.data.formats.form import Format, Row, text_of
-from swift.data.formats.media import KINDS, has_media
+from swift.data.formats.media import has_media
 from swift.data.formats.messages import conversation
 from swift.data.formats.query import RESPONSE, first_of
 

@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from swift.chat.message import Conversation, Media, Message, Part
+from swift.chat.message import KINDS, Conversation, Kind, Media, Message, Part
 from swift.data.formats.form import Row, kind_word
 from swift.errors import DataError
 
-Kind = Literal["image", "video", "audio"]
-KINDS: tuple[Kind, ...] = ("image", "video", "audio")
 COLUMNS = tuple(name for kind in KINDS for name in (kind, f"{kind}s"))
 _KEYS = ("url", "path", "file", "image", "video", "audio")
 

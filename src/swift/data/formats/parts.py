@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swift.chat.message import Media, Message, Part, ToolCall
+from swift.chat.message import KINDS, Kind, Media, Message, Part, ToolCall
 from swift.data.formats.calls import call_of, id_of
 from swift.data.formats.form import text_of
-from swift.data.formats.media import EMPTY, KINDS, Kind, part_source, plain
+from swift.data.formats.media import EMPTY, part_source, plain
 from swift.errors import DataError
 
 _TEXTS = ("text", "input_text", "output_text")

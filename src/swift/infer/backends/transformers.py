@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from swift.chat.media.marks import Marks
+from swift.chat.message import Kind
 from swift.errors import DataError
 from swift.infer.engine import Ability, Completion, Request, Sampling, check
 from swift.models.attention import Layout, attention_of, set_attention
@@ -35,10 +38,11 @@ class TransformersEngine:
             model: generates.
             tokenizer: transformers', for stop texts.
             attention: its implementation.
-            marks: how images are written, asked for when there are some.
+            marks: how media are written, asked for when there are some.
         """
         self._model = model.eval()
-        self._marks, self._sees = marks, False
+        self._marks = marks
+        self._proven: set[Kind] = set()  # kinds of media that the model was shown to take
         self._tokenizer = tokenizer
         self.context = context_length(model.config)
         set_attention(model, "sdpa" if attention in ("auto", "packed") else attention)
@@ -66,25 +70,33 @@ class TransformersEngine:
             generation_config=self._settings(sampling, room, pad),
             stopping_criteria=self._stop_texts(sampling),
             streamer=None if on_token is None else _Streamer(on_token),
-            **self._features(requests),
+            **self._features(requests, longest),
         )
         new = out[:, longest:].tolist()
         return [_cut(tokens, sampling.stop_ids, pad, room) for tokens in new]
 
-    def _features(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    def _features(self, requests: Sequence[Request], longest: int) -> dict[str, torch.Tensor]:
         """What the model reads beside tokens.
 
+        Args:
+            requests: of one batch.
+            longest: tokens of a row.
+
         Raises:
-            ConfigError: the model does not see images as transformers computes them.
+            ConfigError: the model does not take media as transformers computes them.
         """
         if not any(request.media for request in requests):
             return {}
         assert self._marks is not None
         marks, attention = self._marks(), attention_of(self._model)
-        if not self._sees:
-            see(self._model, Layout(attention, packed=False), marks, attention)
-            self._sees = True
-        found = marks.features([(request.tokens, request.media) for request in requests])
+        kinds = {medium.kind for request in requests for medium in request.media}
+        if not kinds <= self._proven:
+            see(self._model, Layout(attention, packed=False), marks, attention, kinds)
+            self._proven |= kinds
+        found = dict(marks.features([(request.tokens, request.media) for request in requests]))
+        rows = [marks.processor.types([(r.tokens, len(r.tokens))]) for r in requests]
+        for name in rows[0].keys() & signature(self._model.forward).parameters.keys():
+            found[name] = np.stack([_left(row[name], longest) for row in rows])
         return {name: torch.from_numpy(v).to(self._model.device) for name, v in found.items()}
 
     def _room(self, requests: Sequence[Request], sampling: Sampling) -> int:
@@ -127,6 +139,11 @@ class TransformersEngine:
         if not sampling.stop:
             return None
         return [StopStringCriteria(self._tokenizer, list(sampling.stop))]
+
+
+def _left(values: np.ndarray[Any, Any], longest: int) -> np.ndarray[Any, Any]:
+    """Types of a row's tokens, with those of padding before them."""
+    return np.pad(values, (longest - len(values), 0))
 
 
 def _cut(tokens: list[int], stop_ids: Sequence[int], pad: int, room: int) -> Completion:
