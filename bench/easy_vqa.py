@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,10 @@ CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 
 def package() -> Path:
     """The folder of easy-vqa's data."""
-    found = find_spec("easy_vqa")
-    if found is None or found.origin is None:
-        raise SystemExit("pip install --no-deps easy-vqa==1.0")
-    return Path(found.origin).parent / "data"
+    try:  # not found by its name: it is that of this file
+        return Path(str(distribution("easy-vqa").locate_file("easy_vqa"))) / "data"
+    except PackageNotFoundError:
+        raise SystemExit("pip install --no-deps easy-vqa==1.0") from None
 
 
 def questions(part: str) -> list[tuple[str, str, int]]:

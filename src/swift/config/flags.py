@@ -112,6 +112,8 @@ FLAGS: dict[str, Flag] = {
     "max_frames": _flag("model.max_frames"),
     "min_frames": _flag("model.min_frames"),
     "sampling_rate": _flag("model.sampling_rate"),
+    "bbox_format": _flag("model.bbox_format"),
+    "norm_bbox": _flag("model.norm_bbox"),
     "media_cache": _flag("model.media_cache"),
     "media_cache_gib": _flag("model.media_cache_gib"),
     "media_memory_mib": _flag("model.media_memory_mib"),
