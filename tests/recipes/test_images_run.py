@@ -116,6 +116,24 @@ def test_prepared_images_are_kept_on_disk(vision: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache/media").glob("*.safetensors"))) == 2
 
 
+def test_boxes_are_written_as_asked_for(vision: Path, tmp_path: Path) -> None:
+    [row] = paint(tmp_path, 1)
+    objects = {"ref": ["a wall"], "bbox": [[10, 10, 20, 40]]}
+    turns = [
+        {"role": "user", "content": "<image>Find <ref-object>"},
+        {"role": "assistant", "content": "At <bbox>"},
+    ]
+    outside = {**objects, "bbox": [[10, 10, 20, 41]]}
+    tiny.write_rows(tmp_path / "rows.jsonl", [
+        {"messages": turns, "images": [row["image"]], "objects": one} for one in (objects, outside)
+    ])  # fmt: skip
+    words = ["check", "--model", vision, "--dataset", "rows.jsonl", "--max_length", 128]
+    text = run(words, tmp_path)
+    assert "At [250, 250, 500, 1000]" in text and "Find a wall" in text
+    assert "rows.jsonl:2: the box [10.0, 10.0, 20.0, 41.0] is outside" in " ".join(text.split())
+    assert "At [(250,250),(500,1000)]" in run([*words, "--bbox_format", "pairs"], tmp_path)
+
+
 def test_images_that_cannot_be_read_are_in_the_ledger(vision: Path, tmp_path: Path) -> None:
     rows = paint(tmp_path, 4)
     (tmp_path / rows[1]["image"]).write_bytes(b"")

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from swift.chat.boxes import BoxStyle
 from swift.chat.media.processor import MediaSpec
 from swift.chat.media.settings import Keep, MediaSettings
 from swift.chat.render import Renderer, RendererSpec
@@ -25,6 +26,7 @@ def load_renderer(
     template_kwargs: Mapping[str, Any] | None = None,
     prefix: str = "",
     media: MediaSettings | None = None,
+    boxes: BoxStyle | None = None,
     trust_remote_code: bool = False,
 ) -> Renderer:
     """Read tokenizer, chat template and stop ids of a checkpoint.
@@ -36,6 +38,7 @@ def load_renderer(
         template_kwargs: what else the template reads, such as ``enable_thinking``.
         prefix: how every answer begins.
         media: how images are read, where the checkpoint takes some.
+        boxes: how places in images are written.
         trust_remote_code: allow a tokenizer, or a processor, that brings its own code.
 
     Raises:
@@ -56,6 +59,7 @@ def load_renderer(
         eos_id=tokenizer.eos_token_id,
         prefix=prefix,
         media=MediaSpec.of(folder, media, trust_remote_code=trust_remote_code),
+        boxes=boxes or BoxStyle(),
     )
     return Renderer(spec)
 
@@ -69,6 +73,7 @@ def renderer_for(folder: Path, section: LoadSection) -> Renderer:
         template_kwargs={**thinking, **section.template_kwargs},
         prefix=section.response_prefix or "",
         media=media_of(section),
+        boxes=BoxStyle(section.bbox_format, section.norm_bbox),
         trust_remote_code=section.trust_remote_code,
     )
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from swift.errors import RenderError
-
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 TAGS = ("<think>", "</think>")  # how data sets write thinking into the content
 Kind = Literal["image", "video", "audio"]
@@ -27,20 +25,31 @@ class Media:
     source: str | tuple[str, ...]
 
 
+Scale = Literal["real", "norm1", "norm1000"]
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """A place in an image: (x, y), or (left, top, right, bottom).
 
-    ``scale`` is ``real`` for pixels and ``norm1`` for parts of width and height; ``image`` is the
-    number of the image in its conversation, from 0.
+    ``scale`` is ``real`` for pixels of the image as it is seen (upright), ``norm1`` for parts of
+    width and height, ``norm1000`` for thousandths of them; ``image`` is the number of the image in
+    its conversation, from 0.
     """
 
     corners: tuple[float, ...]
-    scale: Literal["real", "norm1"] = "real"
+    scale: Scale = "real"
     image: int = 0
 
 
-Part = str | Media | Box
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The name of something that is to be found in an image, or was."""
+
+    name: str
+
+
+Part = str | Media | Box | Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,13 @@ class Message:
     prefix: str = ""
 
     @property
+    def has_objects(self) -> bool:
+        """Whether it holds places in images, or names of what is there."""
+        return not isinstance(self.content, str) and any(
+            isinstance(part, Box | Ref) for part in self.content
+        )
+
+    @property
     def has_tags(self) -> bool:
         """Whether it is an answer with its thinking written into the content."""
         return (
@@ -105,10 +121,8 @@ class Message:
 
         Args:
             text_arguments: write the arguments of tool calls as the text of their JSON.
-            in_parts: write also a content that is text alone as a list of parts.
-
-        Raises:
-            RenderError: a part is a box, which every family of models writes in another way.
+            in_parts: write also a content that is text alone as a list of parts. The part of a
+                box is empty: every family of models writes it in another way.
         """
         turn: dict[str, Any] = {"role": self.role, "content": self.content}
         if in_parts or not isinstance(self.content, str):
@@ -126,9 +140,11 @@ class Message:
 
 
 def _for_template(part: Part) -> dict[str, str]:
-    if isinstance(part, Box):
-        raise RenderError("boxes in images are not supported yet")
-    return {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
+    if isinstance(part, Media):
+        return {"type": part.kind}
+    if isinstance(part, Ref):
+        return {"type": "text", "text": part.name}
+    return {"type": "text", "text": part if isinstance(part, str) else ""}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from swift.chat.boxes import Boxes, BoxStyle
 from swift.chat.checks import (
     check,
     check_given,
@@ -28,6 +29,7 @@ from swift.chat.given import cut, given
 from swift.chat.jinja import Template
 from swift.chat.media.marks import Marks
 from swift.chat.media.processor import MediaSpec
+from swift.chat.media.settings import MediaSettings
 from swift.chat.message import Conversation, Media, Message, Rendered, Text, media_of
 from swift.chat.parser import Parser
 from swift.chat.tokenizer import Tokenizer
@@ -49,6 +51,7 @@ class RendererSpec:
     eos_id: int | None = None
     prefix: str = ""  # how every answer begins: read, never learned
     media: MediaSpec | None = None  # what reads images; None: it takes text alone
+    boxes: BoxStyle = field(default_factory=BoxStyle)  # how places in images are written
 
     @cached_property
     def fingerprint(self) -> str:
@@ -58,6 +61,7 @@ class RendererSpec:
                 *(self.tokenizer, dict(self.templates), dict(self.variables)),
                 *(self.end_ids, self.eos_id, self.prefix),
                 self.media.fingerprint if self.media else None,
+                astuple(self.boxes),
             ],
             sort_keys=True,
         )
@@ -100,6 +104,12 @@ class Renderer:
                 "has no preprocessor_config.json)"
             )
         return Marks(self.spec.media, self.tokenizer, self._writer.text)
+
+    @cached_property
+    def _boxes(self) -> Boxes:
+        return Boxes(
+            self.spec.boxes, self.tokenizer, lambda: self.marks if self.spec.media else None
+        )
 
     @cached_property
     def _tokens(self) -> TurnTokens:
@@ -280,9 +290,28 @@ class Renderer:
         roles = [self._writer.role(message.role) for message in messages]
         quoted = [self.tokenizer.quote(turn) for turn in written]
         turns = [{**turn, "role": role} for turn, role in zip(quoted, roles, strict=True)]
-        if media_of(messages):
+        media = media_of(messages)
+        if any(message.has_objects for message in messages):
+            turns = self._with_objects(turns, messages, media)
+        if media:
             turns = [dict(self.marks.flat(turn)) for turn in turns]
         return turns, self.tokenizer.quote(list(tools))
+
+    def _with_objects(
+        self,
+        turns: Sequence[dict[str, Any]],
+        messages: Sequence[Message],
+        media: Sequence[Media],
+    ) -> list[dict[str, Any]]:
+        """Turns with the places and names in images written out."""
+        images = [medium for medium in media if medium.kind == "image"]
+        settings = self.spec.media.settings if self.spec.media else MediaSettings()
+        return [
+            self._boxes.fill(turn, message, images, settings, in_parts=self._writer.in_parts)
+            if message.has_objects
+            else turn
+            for turn, message in zip(turns, messages, strict=True)
+        ]
 
     def _turns(
         self, conversation: Conversation, which: str, strategies: Sequence[Strategy]

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift.config.learn import unknown
-from swift.config.section import Names, Numbers, Section, Strings
+from swift.config.section import Names, Numbers, Section, Shares, Strings
 
 
 class DataSection(Section):
@@ -106,6 +106,11 @@ class ConversationsSection(DataSection):
     """With weights: an epoch ends when the first data set has given all its samples, or when all
     have; those that are short come back until then."""
 
+    modality_shares: Shares = {}
+    """How large a part of every step each modality is: image=0.3 text=0.7, one for each that the
+    samples have (text, image, video, audio; several in a sample: audio+image). Packs hold one
+    modality, and count as one. An epoch ends by stopping. Default: as they come."""
+
     streaming: bool = False
     """Make tokens as the run goes and keep none: for data that is larger than the disk, or that a
     run sees only a part of. Samples are mixed and packed within windows of shuffle_buffer rows."""
@@ -124,11 +129,30 @@ class ConversationsSection(DataSection):
     def _streamable(self) -> ConversationsSection:
         for name, given, why in (
             ("split", self.split, "a stream has no end to take a share of; use --val_dataset"),
+            (
+                "modality_shares",
+                self.modality_shares,
+                "of a stream they are not known; use --interleave_prob",
+            ),
             ("packing_window", self.packing_window, "a stream packs within --shuffle_buffer_size"),
             ("cached", self.cached, "tokens that are made already need no --streaming"),
         ):
             if self.streaming and given:
                 raise PydanticCustomError("where", "{why}", {"path": f"data.{name}", "why": why})
+        return self
+
+    @model_validator(mode="after")
+    def _mixable(self) -> ConversationsSection:
+        why = ""
+        if any(share <= 0 for share in self.modality_shares.values()):
+            why = "every share should be above 0"
+        elif self.modality_shares and self.weights:
+            why = "--interleave_prob says already how often samples are drawn; give one of the two"
+        elif self.modality_shares and self.group_by_length:
+            why = "--group_by_length would part what is mixed; give one of the two"
+        if why:
+            path = "data.modality_shares"
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self
 
     @model_validator(mode="after")

@@ -29,9 +29,6 @@ _TOPICS = {
         steps_per_generation tau_neg tau_pos teacher_deepspeed teacher_model
         teacher_model_server undesirable_weight use_gym_env
     """,
-    "image, video and audio": """
-        norm_bbox
-    """,
     "Megatron": """
         attention_backend context_parallel_size cross_entropy_fusion_impl
         cross_entropy_loss_fusion decoder_first_pipeline_num_layers

@@ -63,6 +63,14 @@ class LoadSection(Section):
     sampling_rate: int | None = Field(None, ge=1)
     """Samples of a sound per second, in Hz. Default: what the checkpoint's processor takes."""
 
+    bbox_format: Literal["auto", "tokens", "list", "pairs"] = "auto"
+    """How boxes in images are written: tokens <|box_start|>(1,2),(3,4)<|box_end|>, list
+    [1, 2, 3, 4], pairs [(1,2),(3,4)]. auto: tokens where the tokenizer has them, else list."""
+
+    norm_bbox: Literal["norm1000", "none"] = "norm1000"
+    """Unit of those boxes: thousandths of width and height, or none: pixels of the image as the
+    checkpoint's processor resizes it."""
+
     media_cache: bool = False
     """Keep what the processor makes of images on disk, so that an image is decoded and resized
     once, however many rows, epochs, runs and processes use it."""

@@ -94,6 +94,16 @@ def _as_mapping(value: Any) -> Any:
         raise PydanticCustomError("json", "not valid JSON: {why}", {"why": str(error)}) from None
 
 
+def _as_shares(value: Any) -> Any:
+    words = [value] if isinstance(value, str) and not value.lstrip().startswith("{") else value
+    if not isinstance(words, list):
+        return _as_mapping(words)
+    pairs = [str(word).partition("=") for word in words]
+    if not all(name and number for name, _, number in pairs):
+        raise PydanticCustomError("shares", "write a share as name=number, as in image=0.3")
+    return {name: number for name, _, number in pairs}
+
+
 Word = Annotated[str, Field(min_length=1)]
 """A text that says something: an unset variable of a shell script leaves an empty one."""
 
@@ -108,3 +118,6 @@ Names = Annotated[dict[str, str], BeforeValidator(_as_mapping)]
 
 Options = Annotated[dict[str, Any], BeforeValidator(_as_mapping)]
 """A mapping with any values; on the command line written as JSON."""
+
+Shares = Annotated[dict[str, float], BeforeValidator(_as_shares)]
+"""Numbers by name; on the command line ``image=0.3 text=0.7``, or JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,14 +137,31 @@ class Samples(Sequence[Sample]):
         found = (self._tokens(int(block)).kinds for block in np.unique(self.block_S))
         return frozenset().union(*found)
 
+    def modalities(self) -> tuple[list[str], Array]:
+        """Names of what samples hold (``text``, ``image``, ``audio+image``), each one's number."""
+        names: dict[str, int] = {}
+        modality_S = np.zeros(len(self), np.int64)
+        for block, mine in self._by_block():
+            tokens = self._tokens(block)
+            for i in mine.tolist():
+                index = int(self.index_S[i])
+                media = tokens.media[index].as_py() if tokens.has_media_S[index] else None
+                name = "+".join(sorted({one.kind for one in media_in(media)})) or "text"
+                modality_S[i] = names.setdefault(name, len(names))
+        return list(names), modality_S
+
+    def _by_block(self) -> Iterator[tuple[int, Array]]:
+        """Every block with the indices of its samples."""
+        order = np.argsort(self.block_S, kind="stable")
+        borders = np.searchsorted(self.block_S[order], np.arange(len(self.blocks) + 1))
+        for block in range(len(self.blocks)):
+            yield block, order[borders[block] : borders[block + 1]]
+
     @property
     def whole_S(self) -> Array:
         """Tokens that every sample had before it was cut or split."""
         whole_S = np.zeros(len(self), np.int64)
-        order = np.argsort(self.block_S, kind="stable")
-        borders = np.searchsorted(self.block_S[order], np.arange(len(self.blocks) + 1))
-        for block in range(len(self.blocks)):
-            mine = order[borders[block] : borders[block + 1]]
+        for block, mine in self._by_block():
             whole_S[mine] = self._tokens(block).length_S[self.index_S[mine]]
         return whole_S
 

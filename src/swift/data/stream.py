@@ -7,7 +7,7 @@ nothing but k, and one process with two micro-batches sees the same step as two 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,9 +21,11 @@ from swift.chat.media.types import Types
 from swift.chat.render import RendererSpec
 from swift.data.batch import Batch, batch
 from swift.data.encode import renderer_of
+from swift.data.interleave import Stopping
 from swift.data.pack import best_fit, pack
 from swift.data.process import end_with_parent
 from swift.data.sample import Sample, Samples
+from swift.data.shares import Mix, mix_of
 from swift.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -50,6 +52,7 @@ class Order:
     seed: int = 42
     drop_last: bool = False
     lengths: Array | None = None  # of every group: bring like lengths into a step
+    mix: Mix | None = None  # of modalities in every step
 
     @property
     def groups_per_step(self) -> int:
@@ -57,9 +60,14 @@ class Order:
         return self.batch_size * self.accumulation * self.processes
 
     @property
+    def groups_per_epoch(self) -> int:
+        """Groups that an epoch takes: each of them once, but where there is a mix."""
+        return self.mix.length if self.mix else len(self.groups)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in one pass over the data."""
-        full, rest = divmod(len(self.groups), self.groups_per_step)
+        full, rest = divmod(self.groups_per_epoch, self.groups_per_step)
         return full if self.drop_last and full else full + (rest > 0)
 
     def micro_batches(self, step: int, process: int) -> list[list[int]]:
@@ -76,6 +84,8 @@ class Order:
 
     def sequence(self, epoch: int) -> Array:
         """The groups in the order in which an epoch takes them."""
+        if self.mix:
+            return _mixed(self.mix, self.shuffle, self.seed, epoch)
         count = len(self.groups)
         order = _permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
         if self.lengths is None:
@@ -97,6 +107,16 @@ def deal(chosen: Any, order: Order, process: int) -> Iterator[Any]:
 @lru_cache(maxsize=2)
 def _permutation(count: int, seed: int, epoch: int) -> Array:
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+@lru_cache(maxsize=2)
+def _mixed(mix: Mix, shuffle: bool, seed: int, epoch: int) -> Array:
+    def permute(count: int, modality: int, round: int) -> Array:
+        if not shuffle:
+            return np.arange(count)
+        return np.random.default_rng([seed, epoch, modality, round]).permutation(count)
+
+    return mix.sequence(permute)
 
 
 def _alike(order: Array, lengths: Array, size: int, seed: int, epoch: int) -> Array:
@@ -162,6 +182,31 @@ def group(samples: Samples, capacity: int | None, window: int | None = None) -> 
             for pack in best_fit(lengths[begin : begin + size], capacity)
         ]
     )
+
+
+def mixed_groups(
+    samples: Samples,
+    capacity: int | None,
+    window: int | None,
+    shares: Mapping[str, float],
+    stopping: Stopping,
+) -> tuple[Sequence[Any], Mix]:
+    """The same, each of one modality, with the mixture in which they are taken.
+
+    Raises:
+        ConfigError: the modalities that there are have no share, or others have.
+    """
+    names, modality_S = samples.modalities()
+    if capacity is None:
+        return _Singles(len(samples)), mix_of(names, modality_S, shares, stopping)
+    packs: list[Array] = []
+    modality_G: list[int] = []
+    for modality in range(len(names)):
+        own = np.flatnonzero(modality_S == modality)
+        inside = group(samples.select(own), capacity, window)
+        packs += [own[pack] for pack in inside]
+        modality_G += [modality] * len(inside)
+    return _Packs(packs), mix_of(names, np.array(modality_G), shares, stopping)
 
 
 def lengths_of(samples: Samples, groups: Sequence[Any]) -> Array:

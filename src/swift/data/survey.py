@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from swift.chat.render import Renderer
 from swift.data.sample import Samples
+from swift.data.seen import Seen, see
 from swift.data.stream import Order
 
 Array = np.ndarray[Any, Any]
@@ -95,6 +96,7 @@ class Shown:
     learned: int
     tokens: list[Token]
     hidden: int  # tokens left out in the middle of ``tokens``
+    media: list[Seen] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ def show(samples: Samples, i: int, renderer: Renderer, most: int) -> Shown:
         for part in (range(head), range(head + hidden, length))
         for at, text in zip(part, _texts(renderer, [ids[at] for at in part]), strict=True)
     ]
-    return Shown(i, sample.place, length, int(samples.learned_S[i]), tokens, hidden)
+    learned = int(samples.learned_S[i])
+    return Shown(i, sample.place, length, learned, tokens, hidden, see(sample, renderer))
 
 
 def _texts(renderer: Renderer, ids: list[int]) -> Iterable[str]:
@@ -233,7 +236,7 @@ def show_packs(
         most: tokens to show of each sample.
     """
     single, shown = packs_in_order(order), []
-    for number in range(len(order.groups)):
+    for number in range(order.groups_per_epoch):
         if count <= 0:
             break
         [inside] = single.micro_batches(number, 0)

@@ -62,10 +62,10 @@ def _places(order: Order, step: int, process: int, number: int) -> Iterator[tupl
     epoch, place = divmod(step, order.steps_per_epoch)
     first = place * order.groups_per_step
     left = first + (number * order.processes + process) * order.batch_size
-    end = min(left + order.batch_size, first + order.groups_per_step, len(order.groups))
+    end = min(left + order.batch_size, first + order.groups_per_step, order.groups_per_epoch)
     single = packs_in_order(order)
     for group in range(left, end):
-        [inside] = single.micro_batches(epoch * len(order.groups) + group, 0)
+        [inside] = single.micro_batches(epoch * order.groups_per_epoch + group, 0)
         yield from ((group, i) for i in inside)
 
 

@@ -72,6 +72,8 @@ def _run(session: Session, plan: Plan, data: Prepared) -> Table:
         "learning rate": f"{plan.learning_rate:g}, {config.schedule.kind}",
         "files": f"{output_of(config)}/ (checkpoints, metrics.jsonl, loss.png, config.yaml)",
     }
+    if order.mix:
+        rows["modalities"] = str(order.mix)
     for name, value in rows.items():
         made.add_row(name, value)
     return made

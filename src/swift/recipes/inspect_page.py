@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from swift.data.ledger import Account, Ledger
+from swift.data.seen import Seen
 from swift.data.survey import Bar, Shown, ShownPack, Survey, Token
 from swift.recipes.inspect_style import STYLE
 
@@ -117,8 +118,17 @@ def _sample(shown: Shown, marks: dict[int, str], grow: str = "") -> str:
     return (
         f'<article{grow}><h3><span class="at">{_plain(shown.place)}</span>{mark} '
         f"<small>{shown.length:,} tokens, {shown.learned:,} learned</small></h3>"
-        f"{_tokens(shown)}</article>"
+        f"{_media(shown.media)}{_tokens(shown)}</article>"
     )
+
+
+def _media(media: Sequence[Seen]) -> str:
+    """The media of a sample in a row, each with the tokens that stand for it."""
+    figures = []
+    for seen in media:
+        picture = f'<img src="{seen.picture}" alt="">' if seen.picture else ""
+        figures.append(f"<figure>{picture}<figcaption>{_plain(str(seen))}</figcaption></figure>")
+    return f'<div class="media">{"".join(figures)}</div>' if figures else ""
 
 
 def _pack(pack: ShownPack, marks: dict[int, str]) -> str:

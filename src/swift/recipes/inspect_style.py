@@ -29,6 +29,9 @@ svg text { fill: var(--text); font: 11px system-ui, sans-serif; text-anchor: mid
   border-bottom: 1px solid var(--line); font-size: 13px } .legend span { color: var(--soft) }
 article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem;
   margin: .8rem 0; min-width: 0 }
+.media { display: flex; flex-wrap: wrap; gap: .6rem; margin: 0 0 .5rem }
+figure { margin: 0; max-width: 14rem; font-size: 12px; overflow-wrap: anywhere;
+  color: var(--soft) } img { display: block; max-width: 96px; border: 1px solid var(--line) }
 .x { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.75 ui-monospace, monospace }
 b { font-weight: 400; background: var(--read); border-radius: 2px; padding: 1px 0;
   box-shadow: inset -1px 0 var(--page); unicode-bidi: isolate; color: var(--soft) }

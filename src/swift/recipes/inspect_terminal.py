@@ -61,6 +61,8 @@ def sample(out: Console, shown: Shown) -> None:
     """Print a sample: learned text stands out, by brackets where there are no colours."""
     title = f"\n{shown.place}: {shown.length:,} tokens, {shown.learned:,} learned"
     out.print(visible(title), style="bold", markup=False, soft_wrap=True)
+    for seen in shown.media:
+        out.print(f"  {visible(str(seen))}", style="cyan", markup=False, soft_wrap=True)
     text = Text()
     for gap, tokens in _halves(shown):
         if gap:

@@ -18,7 +18,7 @@ from swift.config.runs import TrainingConfig
 from swift.config.tuner import LoraSection
 from swift.data.batch import Batch
 from swift.data.sample import Samples
-from swift.data.stream import Order, group, lengths_of
+from swift.data.stream import Order, group, lengths_of, mixed_groups
 from swift.losses.cross_entropy import chunk_rows
 from swift.models.anatomy import body, census, decoder_layers, vocabulary
 from swift.models.attention import PACKED, run_body
@@ -64,7 +64,12 @@ def order_of(config: TrainingConfig, samples: Samples, max_length: int, processe
     batch_size = config.train.batch_size
     accumulation = config.train.accumulation or max(1, math.ceil(16 / (batch_size * processes)))
     capacity = capacity_of(config, max_length) if config.data.packing else None
-    groups = group(samples, capacity, config.data.packing_window)
+    data, mix = config.data, None
+    if data.modality_shares:
+        shares, stopping = data.modality_shares, data.stopping
+        groups, mix = mixed_groups(samples, capacity, data.packing_window, shares, stopping)
+    else:
+        groups = group(samples, capacity, data.packing_window)
     return Order(
         groups,
         batch_size,
@@ -74,6 +79,7 @@ def order_of(config: TrainingConfig, samples: Samples, max_length: int, processe
         config.data.seed,
         config.train.drop_last,
         lengths_of(samples, groups) if config.data.group_by_length else None,
+        mix,
     )
 
 

@@ -83,6 +83,8 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
         f"{plan.steps:,} steps of {order.groups_per_step} {unit}"
         + ("" if data.flow else f", {order.steps_per_epoch:,} an epoch")
     )
+    if order.mix:
+        session.log(f"by modality: {order.mix}")
     if learning := shape.learning_parts():
         session.log(f"learning: {learning}")
     budget = plan.budget
@@ -128,6 +130,7 @@ def order_record(
         "packing": config.data.packing and capacity_of(config, max_length),
         "packing_window": config.data.packing_window,
         "group_by_length": config.data.group_by_length,
+        "modality_shares": config.data.modality_shares,
         "shuffle": order.shuffle,
         "data seed": order.seed,
         "drop_last": order.drop_last,

@@ -8,7 +8,7 @@ trying.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,6 +212,25 @@ class Processor:
         images = getattr(self._processor, "image_processor", None)
         known = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
         return {"max_pixels", "min_pixels"} & set(known)
+
+    def resized(self, made: Mapping[str, Array]) -> tuple[int, int] | None:
+        """Width and height to which an image was resized as a whole.
+
+        Args:
+            made: all that was made of it.
+
+        Returns:
+            None: not as a whole, or what was resized is cut or filled up.
+        """
+        images: Any = getattr(self._processor, "image_processor", None)
+        grid, pixels = made.get("image_grid_thw"), made.get("pixel_values")
+        if grid is not None:
+            side = int(images.patch_size)
+            return int(grid[0, 2]) * side, int(grid[0, 1]) * side
+        cut = any(getattr(images, name, False) for name in ("do_center_crop", "do_pad"))
+        if cut or pixels is None or pixels.ndim != 4 or len(pixels) != 1:
+            return None
+        return int(pixels.shape[3]), int(pixels.shape[2])
 
 
 def _arguments(values: Sequence[Value]) -> dict[str, Any]:

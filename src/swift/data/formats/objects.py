@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-from swift.chat.message import Box, Media, Message, Part
+from swift.chat.message import Box, Media, Message, Part, Ref, Scale
 from swift.data.formats.form import Row, list_of, number_of, text_of, unpacked
 from swift.data.formats.media import plain, split_at
 from swift.errors import DataError
 
 _REF, _BOX = "<ref-object>", "<bbox>"
-_SCALES: dict[Any, Literal["real", "norm1"]] = {None: "real", "real": "real", "norm1": "norm1"}
+_SCALES: dict[Any, Scale] = {
+    None: "real", "real": "real", "norm1": "norm1", "norm1000": "norm1000",
+}  # fmt: skip
 
 
 def place_objects(messages: Sequence[Message], row: Row) -> list[Message]:
@@ -56,7 +58,9 @@ def _texts(message: Message) -> list[str]:
 def _boxes(objects: Mapping[str, Any], images: int) -> list[Box]:
     scale = objects.get("bbox_type")
     if not isinstance(scale, str | None) or scale not in _SCALES:
-        raise DataError("objects.bbox_type should be real (pixels) or norm1 (parts of the image)")
+        raise DataError(
+            "objects.bbox_type should be real (pixels), norm1 (parts of the image) or norm1000"
+        )
     values = list_of(objects.get("bbox") or [], "objects.bbox")
     numbers = list_of(objects.get("image_id") or [0] * len(values), "objects.image_id")
     if len(numbers) != len(values):
@@ -85,16 +89,11 @@ def _filled(
     content: str | tuple[Part, ...], refs: Iterator[str], boxes: Iterator[Box]
 ) -> str | tuple[Part, ...]:
     parts: list[Part] = []
-    text = ""
     for part in (content,) if isinstance(content, str) else content:
         if not isinstance(part, str):
-            parts += [text, part] if text else [part]
-            text = ""
+            parts.append(part)
             continue
         for piece, is_mark in split_at(part, (_REF, _BOX)):
-            if is_mark and piece == _BOX:
-                parts += [text, next(boxes)] if text else [next(boxes)]
-                text = ""
-            else:
-                text += next(refs) if is_mark else piece
-    return plain([*parts, text] if text or not parts else parts)
+            found: Part = Ref(next(refs)) if piece == _REF else next(boxes) if is_mark else piece
+            parts.append(found)
+    return plain(parts)
