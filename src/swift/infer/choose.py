@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from swift.errors import DataError
+from swift.errors import DataError, SwiftError
 from swift.infer.engine import Completion, Finish, Piece, Request
 from swift.infer.guide import Guided
 
@@ -46,8 +46,9 @@ class Row:
         self.top_logprobs: list[dict[int, float]] = []
         self.prompt_logprobs: list[float] | None = None
         self.finish: Finish | None = None
+        self.error: SwiftError | None = None  # why it ended early
         self.limit = limit
-        self._decode, self._guided, self._on_token = decode, guided, on_token
+        self._decode, self._guided, self.on_token = decode, guided, on_token
         seed = request.sampling.seed
         if seed is None:  # torch's own seed decides, so that a run repeats
             seed = int(torch.randint(2**62, ()))
@@ -88,8 +89,8 @@ class Row:
             self.finish = "stop"
         elif len(self.tokens) >= self.limit:
             self.finish = "length"
-        if self._on_token is not None:
-            self._on_token(token)
+        if self.on_token is not None:
+            self.on_token(token)
 
     def _stopped(self) -> bool:
         """Whether the last token completed a stop text."""
@@ -99,8 +100,14 @@ class Row:
         return any(stop in text for stop in self.request.sampling.stop)
 
     def completion(self) -> Completion:
-        """What there is, once it has ended."""
+        """What there is, once it has ended.
+
+        Raises:
+            SwiftError: it ended early.
+        """
         assert self.finish is not None
+        if self.error is not None:
+            raise self.error
         wanted = self.request.sampling.logprobs
         return Completion(
             self.tokens,
@@ -139,7 +146,11 @@ def advance(rows: Sequence[Row], logits_NV: torch.Tensor) -> list[int]:
     live = [i for i, row in enumerate(rows) if row.finish is None]
     believed = _log_softmax(rows, live, logits_NV)
     for i in live:
-        rows[i].shape(logits_NV[i])
+        try:
+            rows[i].shape(logits_NV[i])
+        except SwiftError as error:  # this row's alone, such as a guide that grew too large
+            rows[i].error, rows[i].finish = error, "cancelled"
+    live = [i for i in live if rows[i].finish is None]
     tokens = [0] * len(rows)
     groups: dict[Any, list[int]] = defaultdict(list)
     for i in live:
@@ -151,7 +162,7 @@ def advance(rows: Sequence[Row], logits_NV: torch.Tensor) -> list[int]:
         found = part_NV.argmax(-1).tolist() if way is None else _sample(chosen, part_NV)
         for i, token in zip(members, found, strict=True):
             tokens[i] = token
-    _note(rows, believed, tokens)
+    _note(rows, {i: believed[i] for i in live if i in believed}, tokens)
     for i in live:
         rows[i].take(tokens[i])
     return tokens

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -13,9 +14,12 @@ from transformers import PreTrainedModel
 
 from swift.chat.media.marks import Marks
 from swift.errors import ConfigError
+from swift.infer.adapters import Adapters
 from swift.infer.backends.padded import generate_padded, prompt_logprobs
+from swift.infer.backends.scheduler import Job, Scheduler
+from swift.infer.backends.stepper import cache_tokens, joins
 from swift.infer.choose import Row, room
-from swift.infer.engine import Ability, Completion, Request, check
+from swift.infer.engine import Ability, Completion, Piece, Request, check
 from swift.infer.guide import Guides
 from swift.models.anatomy import vocabulary
 from swift.models.attention import Layout, attention_of, set_attention
@@ -27,7 +31,7 @@ class TransformersEngine:
     """Generates with a loaded model; every request has its own sampling."""
 
     name = "transformers"
-    abilities = frozenset(Ability) - {Ability.ADAPTERS, Ability.PAUSE, Ability.STREAM}
+    abilities = frozenset(Ability) - {Ability.PAUSE}
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class TransformersEngine:
         tokenizer: Any,
         attention: str = "auto",
         marks: Callable[[], Marks] | None = None,
+        max_rows: int = 64,
     ) -> None:
         """Take a model. Its mode and attention are its owner's again after every call, so that it
         can be trained in between.
@@ -44,32 +49,111 @@ class TransformersEngine:
             tokenizer: transformers', for stop texts and guides.
             attention: its implementation.
             marks: how images are written, asked for when there are some.
+            max_rows: most answers of :meth:`stream` that run at once.
         """
         self._model = model
         self._marks, self._sees = marks, False
         self._tokenizer = tokenizer
         self._attention = "sdpa" if attention in ("auto", "packed") else attention
-        self._lock = threading.RLock()
+        self._lock, self._next = threading.Lock(), threading.Lock()
+        self._max_rows = max_rows
+        self._adapters, self._leaving = Adapters(model), set[str]()
         self.context = context_length(model.config)
 
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
     ) -> list[Completion]:
         """See :class:`swift.infer.engine.Engine`; the requests of a call are one batch."""
-        check(self.abilities, requests, self.name)
+        self._check(requests)
         if not requests:
             return []
-        rows = [self.row(request, on_token) for request in requests]
-        with self.using() as model:
-            features = self._features(requests)
+        rows = [self._row(request, on_token) for request in requests]
+        with self._using():
             for row in rows:
                 if row.request.sampling.prompt_logprobs:
-                    own = self._features([row.request])
-                    row.prompt_logprobs = prompt_logprobs(model, row.request.tokens, own)
-            generate_padded(model, rows, self.pad, features)
+                    run, more = self._adapters.call([row.request.adapter])
+                    more = {**self._features([row]), **more}
+                    row.prompt_logprobs = prompt_logprobs(run, row.request.tokens, more)
+            run, more = self._adapters.call([row.request.adapter for row in rows])
+            generate_padded(run, rows, self._pad, {**self._features(rows), **more})
         return [row.completion() for row in rows]
 
-    def row(self, request: Request, on_token: Callable[[int], None] | None = None) -> Row:
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """See :class:`swift.infer.engine.ServingEngine`.
+
+        Raises:
+            ConfigError: the request needs what the engine lacks.
+            DataError: the prompt is empty or leaves no room in the model's context.
+        """
+        self._check([request])
+        if request.sampling.prompt_logprobs:
+            raise ConfigError("prompt_logprobs are not streamed; ask generate() for them")
+        room(request, self.context)
+        return self._pieces(request)
+
+    async def _pieces(self, request: Request) -> AsyncIterator[Piece]:
+        row = await asyncio.to_thread(self._row, request)  # a large guide takes a while
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
+        job = Job(row, lambda piece: _later(loop, pieces, piece))
+        scheduler = await asyncio.to_thread(lambda: self._scheduler)
+        scheduler.submit(job)
+        try:
+            while True:
+                piece = await pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            scheduler.cancel(job)
+
+    @property
+    def busy(self) -> int:
+        """Answers of :meth:`stream` under way, those included that wait."""
+        return self._scheduler.busy
+
+    @cached_property
+    def _scheduler(self) -> Scheduler:
+        return Scheduler(
+            self._using,
+            self._adapters.call,
+            self._features,
+            joins=lambda: joins(self._model, vocabulary(self._model)),
+            pad=self._pad,
+            rows=self._max_rows,
+            tokens=lambda: cache_tokens(self._model),
+        )
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`."""
+        with self._alone():
+            self._adapters.load(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`."""
+        self._adapters.known(name)
+        self._leaving.add(name)
+        try:
+            self._scheduler.wait_until_unused(name)
+            with self._alone():
+                self._adapters.unload(name)
+        finally:
+            self._leaving.discard(name)
+
+    def close(self) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`."""
+        self._scheduler.close()
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        check(self.abilities, requests, self.name)
+        for request in requests:
+            if request.adapter is not None:
+                self._adapters.known(request.adapter)
+                if request.adapter in self._leaving:
+                    raise ConfigError(f"the adapter {request.adapter!r} is being unloaded")
+
+    def _row(self, request: Request, on_token: Callable[[int], None] | None = None) -> Row:
         """A request at the beginning of its answer.
 
         Raises:
@@ -80,13 +164,25 @@ class TransformersEngine:
         return Row(request, limit, self._tokenizer.decode, guided, on_token)
 
     @contextmanager
-    def using(self) -> Iterator[PreTrainedModel]:
+    def _alone(self) -> Iterator[None]:
+        """Nobody else uses the model. Whoever waits is next: a busy scheduler, which asks again at
+        once, keeps nobody out.
+        """
+        with self._next:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _using(self) -> Iterator[PreTrainedModel]:
         """The model, ready to generate and nobody else's; without gradients.
 
         Not ``torch.inference_mode``: what a model makes and keeps in it (rotary tables, say) could
         not be trained with afterwards.
         """
-        with self._lock, torch.no_grad():
+        with self._alone(), torch.no_grad():
             model, training = self._model, self._model.training
             attention = attention_of(model)
             model.eval()
@@ -100,7 +196,7 @@ class TransformersEngine:
                     set_attention(model, attention)
 
     @cached_property
-    def pad(self) -> int:
+    def _pad(self) -> int:
         """The id that padding is written with: any does."""
         return int(self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0)
 
@@ -108,12 +204,13 @@ class TransformersEngine:
     def _guides(self) -> Guides:
         return Guides(self._tokenizer, vocabulary(self._model))
 
-    def _features(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    def _features(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """What the model reads beside tokens.
 
         Raises:
             ConfigError: the model does not see images as transformers computes them.
         """
+        requests = [row.request for row in rows]
         if not any(request.media for request in requests):
             return {}
         assert self._marks is not None
@@ -130,8 +227,11 @@ class TransformersEngine:
         Raises:
             ConfigError: the model has no such weight, or one of another shape.
         """
-        with self._lock, torch.no_grad():
-            own = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        with self._alone(), torch.no_grad():
+            self._scheduler.forget()
+            own: dict[str, torch.Tensor] = {}
+            own.update(self._model.named_parameters(remove_duplicate=False))
+            own.update(self._model.named_buffers(remove_duplicate=False))
             for name, tensor in weights:
                 if name not in own:
                     raise ConfigError(f"new weights: the model has no {name}")
@@ -141,3 +241,10 @@ class TransformersEngine:
                         f"not {tuple(tensor.shape)}"
                     )
                 own[name].copy_(tensor)
+
+
+def _later(
+    loop: asyncio.AbstractEventLoop, pieces: asyncio.Queue[Piece | Exception], piece: Any
+) -> None:
+    """Hand a piece to the caller's event loop; raises when that is closed."""
+    loop.call_soon_threadsafe(pieces.put_nowait, piece)
