@@ -104,7 +104,7 @@ class Scheduler:
         self._stepper: Stepper | None = None
         self._closed = False
         self._stale = False
-        self._can_join: bool | None = None
+        self.can_join: bool | None = None
 
     def submit(self, job: Job) -> None:
         """Let an answer begin as soon as there is room."""
@@ -188,9 +188,9 @@ class Scheduler:
 
     def _round(self) -> None:
         with self._using() as model:
-            if self._can_join is None:
-                self._can_join = self._joins()
-                if self._can_join:
+            if self.can_join is None:
+                self.can_join = self._joins()
+                if self.can_join:
                     self._stepper = Stepper(model, self._call)
                     self._tokens = self._find_tokens()
             if self._stepper is None:
