@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from contracts.engines import PROMISES, Subject
 from infer.test_stream import collect
@@ -30,19 +34,25 @@ pytestmark = [
 KEPT = [promise for promise in PROMISES if promise.__name__ != "bad_words_never_come"]
 
 
-@pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+@contextmanager
+def serving(folder: Path, **more: Any) -> Iterator[Subject]:
     try:
-        folder = locate_model(MODEL, dtype="float32")
+        model = locate_model(MODEL, dtype="float32")
     except ConfigError as error:
         pytest.skip(f"the model is not here: {error}")
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    settings = VllmSection(enforce_eager=True, max_num_seqs=16, max_lora_rank=8)
-    engine = VllmServer(folder, settings, PYTHON, log, print, dtype="float32", context=256)
+    settings = VllmSection(enforce_eager=True, max_num_seqs=16, **more)
+    log = folder / "log"
+    engine = VllmServer(model, settings, PYTHON, log, print, dtype="float32", context=256)
     try:
-        yield Subject(engine, load_model(folder, torch.float32).eval(), load_tokenizer(folder))
+        yield Subject(engine, load_model(model, torch.float32).eval(), load_tokenizer(model))
     finally:
         engine.close()
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    with serving(tmp_path_factory.mktemp("vllm")) as found:
+        yield found
 
 
 @pytest.mark.parametrize("promise", KEPT, ids=lambda promise: promise.__name__)
@@ -64,21 +74,21 @@ def test_vllm_streams_what_the_transformers_engine_generates(subject: Subject) -
     assert "Paris" in subject.tokenizer.decode(own.tokens)
 
 
-def test_vllm_loads_an_adapter_at_run_time(subject: Subject, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    peft = get_peft_model(subject.model, settings)
-    peft.save_pretrained(tmp_path)
-    asked = [5, 6, 7, 8, 9, 10]
-    changed = TransformersEngine(subject.model, subject.tokenizer).generate(
-        [Request(asked, Sampling(8))]
-    )[0]
-    peft.unload()
-    plain = subject.engine.generate([Request(asked, Sampling(8))])[0]
-    subject.engine.load_adapter("new", str(tmp_path))
-    both = [Request(asked, Sampling(8)), Request(asked, Sampling(8), adapter="new")]
-    assert subject.engine.generate(both) == [plain, changed]
-    assert plain != changed
-    subject.engine.unload_adapter("new")
+def test_vllm_loads_an_adapter_at_run_time(tmp_path: Path) -> None:
+    with serving(tmp_path, max_lora_rank=8) as subject:
+        torch.manual_seed(0)
+        settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        peft = get_peft_model(subject.model, settings)
+        peft.save_pretrained(tmp_path / "adapter")
+        asked = Request([5, 6, 7, 8, 9, 10], Sampling(8))
+        own = TransformersEngine(subject.model, subject.tokenizer)
+        changed = own.generate([asked])[0]
+        peft.unload()
+        plain = own.generate([asked])[0]
+        subject.engine.load_adapter("new", str(tmp_path / "adapter"))
+        found = subject.engine.generate([asked, replace(asked, adapter="new")])
+        assert [c.tokens for c in found] == [plain.tokens, changed.tokens]
+        assert plain.tokens != changed.tokens
+        subject.engine.unload_adapter("new")
+        with pytest.raises(ConfigError, match="has no prompt_logprobs"):  # they would end it
+            subject.engine.generate([Request([5, 6], Sampling(1, prompt_logprobs=True))])

@@ -10,7 +10,7 @@ from swift.errors import ConfigError, ServerError
 from swift.infer.backends.client import Address, Client, ask_all
 from swift.infer.backends.dialects import Dialect
 from swift.infer.choose import room
-from swift.infer.engine import Completion, Piece, Request, check
+from swift.infer.engine import Ability, Completion, Piece, Request, check
 
 
 class ServedEngine:
@@ -103,6 +103,10 @@ class ServedEngine:
 
     def load_adapter(self, name: str, path: str) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""
+        if Ability.ADAPTERS not in self.abilities:
+            raise ConfigError(
+                f"the {self._dialect.name} engine has no {Ability.ADAPTERS} as it was set up"
+            )
         if name in self._adapters:
             raise ConfigError(f"an adapter {name!r} is loaded already; unload it first")
         self._tell(*self._dialect.load(name, path))

@@ -31,7 +31,6 @@ class TransformersEngine:
     """Generates with a loaded model; every request has its own sampling."""
 
     name = "transformers"
-    abilities = frozenset(Ability) - {Ability.PAUSE}
 
     def __init__(
         self,
@@ -52,6 +51,8 @@ class TransformersEngine:
             max_rows: most answers of :meth:`stream` that run at once.
         """
         self._model = model
+        missing = {Ability.PAUSE} if marks else {Ability.PAUSE, Ability.MEDIA}
+        self.abilities = frozenset(Ability) - missing
         self._marks, self._sees = marks, False
         self._tokenizer = tokenizer
         self._wanted = attention

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from swift.config.engine import VllmSection
+from swift.errors import ServerError
 from swift.infer.backends.client import Address
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.server import Server, free_port
+from swift.infer.engine import Ability, Completion, Request
 
 NAME = "model"  # what the server calls the model
 _ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
@@ -58,6 +60,22 @@ class VllmServer(ServedEngine):
             self.server.close()
             raise
         super().__init__(Address(url), VLLM, NAME, context)
+        # with adapters vLLM 0.32.0 does not refuse prompt_logprobs: its engine dies of them
+        lora = settings.max_lora_rank is not None
+        self.abilities -= {Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS}
+
+    def generate(
+        self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        """See :class:`swift.infer.engine.Engine`; a server that has died is said to have."""
+        try:
+            return super().generate(requests, on_token)
+        except ServerError as error:
+            if self.server.alive:
+                raise
+            raise ServerError(
+                f"vLLM has ended; {self.server.log} ends with\n{self.server.tail()}"
+            ) from error
 
     def close(self) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""
