@@ -200,6 +200,8 @@ class Scheduler:
                 self._drop(self._stepper)
                 self._read(self._stepper)
                 self._step(self._stepper)
+        with self._changed:
+            self._changed.notify_all()
 
     def _refresh(self, stepper: Stepper) -> None:
         """After new weights: every answer goes back to its prompt, with what it has so far."""
@@ -224,7 +226,6 @@ class Scheduler:
                     self._leave(stepper, self._running.index(job))
             self._waiting = deque(job for job in self._waiting if not job.ended)
             self._reading = [job for job in self._reading if not job.ended]
-            self._changed.notify_all()
 
     def _leave(self, stepper: Stepper, index: int) -> None:
         stepper.leave(index)
@@ -262,8 +263,9 @@ class Scheduler:
         """Read up to ``share`` tokens of a prompt; returns how many were read."""
         row = job.row
         if job.prompt is None:
-            tokens = [*row.request.tokens, *row.tokens]
-            job.prompt = Prompt(tokens, row.request.adapter, self._features([row]))
+            tokens, features = [*row.request.tokens, *row.tokens], self._features([row])
+            featured = len(row.request.tokens) if features else 0
+            job.prompt = Prompt(tokens, row.request.adapter, features, featured)
         before = job.prompt.read
         logits_V = stepper.read(job.prompt, share)
         read = job.prompt.read - before
@@ -289,7 +291,6 @@ class Scheduler:
                 job.report()
                 if job.ended:
                     self._leave(stepper, index)
-            self._changed.notify_all()
 
     def _batch(self) -> None:
         """All that wait as one batch, to its end."""
@@ -310,7 +311,6 @@ class Scheduler:
             generate_padded(run, rows, self._pad, {**self._features(rows), **more})
         with self._changed:
             self._running.clear()
-            self._changed.notify_all()
 
 
 def _told(error: BaseException) -> Exception:
