@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from swift.chat.message import KINDS, Conversation, Delta, Kind, Media, Message
 from swift.chat.render import Renderer
@@ -20,13 +21,24 @@ HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before
 _MEDIA: Mapping[str, Kind] = {f"/{kind}": kind for kind in KINDS}
 
 
+class Answers(Protocol):
+    """Something that answers messages."""
+
+    def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
+        """The answer to each conversation, and the completion it was read from."""
+
+    def stream(self, asked: Conversation, show: Callable[[Delta], None]) -> Message:
+        """One answer, shown piece by piece."""
+
+
 @dataclass(frozen=True)
 class Talker:
-    """Answers messages."""
+    """Answers messages with a renderer and an engine of tokens."""
 
     renderer: Renderer
     engine: Engine
     sampling: Sampling
+    adapter: str | None = None  # by which it answers, where the engine has several
 
     def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
         """The answer to each conversation, and the completion it was read from.
@@ -36,7 +48,7 @@ class Talker:
         """
         sampling = self._sampling()
         completions = self.engine.generate(
-            [Request(self._prompt(one), sampling, one.media) for one in asked]
+            [Request(self._prompt(one), sampling, one.media, self.adapter) for one in asked]
         )
         return [
             (self._read(completion, one), completion)
@@ -46,7 +58,7 @@ class Talker:
     def stream(self, asked: Conversation, show: Callable[[Delta], None]) -> Message:
         """One answer, shown piece by piece."""
         parser = self.renderer.parser(asked.template_kwargs)
-        request = Request(self._prompt(asked), self._sampling(), asked.media)
+        request = Request(self._prompt(asked), self._sampling(), asked.media, self.adapter)
         for token in (given := self._given(asked)):
             show(parser.push(token))
         self.engine.generate([request], on_token=lambda token: show(parser.push(token)))
@@ -104,7 +116,7 @@ class Display:
 class Terminal:
     """A conversation with a person."""
 
-    talker: Talker
+    talker: Answers
     system: str | None = None
     streaming: bool = True
     media: list[Media] = field(default_factory=list)  # for the next message

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from swift.chat.message import KINDS, Media
 from swift.config.infer import InferSection
+from swift.config.model import UsedModelSection
 from swift.config.runs import InferConfig
 from swift.data.encode import EncodeSettings
 from swift.data.source import check_inputs, open_sources
 from swift.errors import ConfigError
 from swift.hub.locate import locate_dataset
+from swift.infer.backends.client import Address
 from swift.infer.batch import Rows, answer_all, questions
-from swift.infer.load import Trained, load_talker, settle
-from swift.infer.talk import Talker, Terminal
+from swift.infer.load import Trained, load_talker, sampling_of, settle
+from swift.infer.remote import RemoteTalker
+from swift.infer.talk import Answers, Terminal
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.parallel.world import World
@@ -26,9 +32,10 @@ def run(config: InferConfig, world: World) -> None:
     """Load a model and let it answer."""
     quiet_libraries()
     log = Log(world.is_main)
-    model, before = settle(config.model)
+    remote = config.infer.backend == "http"
+    model, before = (config.model, Trained({})) if remote else settle(config.model)
     names = _names(config, before)
-    check_inputs([model.path or ""], model.adapters, {"--val_dataset": names})
+    check_inputs([] if remote else [model.path or ""], model.adapters, {"--val_dataset": names})
     sources = open_sources(
         names, partial(locate_dataset, hub=model.hub, say=log), flag="--val_dataset"
     )
@@ -38,14 +45,33 @@ def run(config: InferConfig, world: World) -> None:
         doing = f"answer {', '.join(names)} into {result}" if names else "chat"
         log(f"would load {model.path} {' '.join(model.adapters)} and {doing}")
         return
-    talker = load_talker(model, config.infer, device_of(world), log)
-    if result is None:
-        media = [Media(kind, name) for kind in KINDS for name in getattr(config.infer, kind)]
-        Terminal(talker, system, config.infer.stream, media).run()
+    with _talker(config, model, world, log) as talker:
+        if result is None:
+            media = [Media(kind, name) for kind in KINDS for name in getattr(config.infer, kind)]
+            Terminal(talker, system, config.infer.stream, media).run()
+            return
+        settings = EncodeSettings.of("chat", config.data, config.external_plugins)
+        rows = questions(sources, config.data.seed, replace(settings, system=system))
+        _answer(rows, config.infer, result, talker, log)
+
+
+@contextmanager
+def _talker(
+    config: InferConfig, model: UsedModelSection, world: World, log: Log
+) -> Iterator[Answers]:
+    """What answers; a server that was started for it ends with it."""
+    settings = config.infer
+    if settings.backend == "http":
+        assert settings.base_url is not None and model.path is not None
+        address = Address(settings.base_url.rstrip("/"), settings.api_key)
+        yield RemoteTalker(address, model.path, sampling_of(settings))
         return
-    settings = EncodeSettings.of("chat", config.data, config.external_plugins)
-    rows = questions(sources, config.data.seed, replace(settings, system=system))
-    _answer(rows, config.infer, result, talker, log)
+    talker = load_talker(model, settings, device_of(world), log, config.vllm)
+    engine: Any = talker.engine  # one that serves
+    try:
+        yield talker
+    finally:
+        engine.close()
 
 
 def _names(config: InferConfig, before: Trained) -> list[str]:
@@ -72,7 +98,7 @@ def _answer(
     rows: Rows,
     settings: InferSection,
     result: Path,
-    talker: Talker,
+    talker: Answers,
     log: Log,
 ) -> None:
     begun = time.perf_counter()
