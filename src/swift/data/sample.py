@@ -35,6 +35,7 @@ class Sample:
     parts: tuple[int, ...] = ()  # tokens of each of its sequences, end to end; empty: it is one
     labels: tuple[float, ...] = ()  # what it is an example of
     reference: Array | None = None  # float32: log-probability of each learned token, if known
+    partner: Sample | None = None  # another one of the data, for what compares two
 
     @property
     def sequences(self) -> list[tuple[Array, Array]]:

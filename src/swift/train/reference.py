@@ -41,9 +41,7 @@ def known_reference(batch: Batch) -> torch.Tensor:
     return batch.reference_N
 
 
-def reference_of(
-    session: Session, section: RlhfSection, tuned: Tuned, head: Head, layout: Layout
-) -> Reference:
+def reference_of(session: Session, section: RlhfSection, tuned: Tuned, layout: Layout) -> Reference:
     """The reference of a run.
 
     Raises:
@@ -52,7 +50,7 @@ def reference_of(
     if not isinstance(section, ReferredSection) or getattr(section, "reference_free", False):
         return no_reference
     if section.ref_model is None and tuned.peft is not None:
-        return _beside_adapter(session, section, tuned.peft, tuned.model, head)
+        return _beside_adapter(session, section, tuned.peft, tuned.model)
     model = _second_model(session, section, layout)
     if vocabulary(model) != vocabulary(tuned.model):
         raise ConfigError(
@@ -71,7 +69,7 @@ def _asked(model: PreTrainedModel, head: Head) -> Reference:
 
 
 def _beside_adapter(
-    session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel, head: Head
+    session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel
 ) -> Reference:
     """The model without the adapter that learns, or with that of the reference in its place."""
     merged = session.config.model.merge
@@ -80,7 +78,7 @@ def _beside_adapter(
         raise ConfigError("--ref_adapters: one adapter at a time; merge the others first")
     if adapters:
         peft.load_adapter(str(find_adapter(adapters[0])), _ADAPTER, is_trainable=False)
-    ask = _asked(model, head)
+    ask = _asked(model, find_head(model))
 
     def ask_reference(batch: Batch) -> torch.Tensor:
         training = model.training
