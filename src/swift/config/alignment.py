@@ -49,10 +49,6 @@ class ReferredSection(RlhfSection):
     ref_adapters: Strings = []
     """An adapter of the reference. Default: the one that is trained on (model.adapters)."""
 
-    precompute_ref_log_probs: bool = False
-    """Ask the reference once, before the start, and keep the answers on disk: the second model
-    takes no memory while training, and no time in later epochs and runs."""
-
 
 def scores_of(config: object) -> int | None:
     """How many scores the model of a command gives for a text. None: it writes text."""
@@ -97,6 +93,10 @@ class DpoSection(ReferredSection):
 
     discopop_tau: float = Field(0.05, gt=0)
     """Temperature of discopop."""
+
+    precompute_ref_log_probs: bool = False
+    """Ask the reference once, before the start, and keep the answers on disk: the second model
+    takes no memory while training, and no time in later epochs and runs."""
 
     @field_validator("loss_type")
     @classmethod
