@@ -91,13 +91,20 @@ def _beside_adapter(
         raise ConfigError("--ref_adapters: one adapter at a time; merge the others first")
     if adapters:
         peft.load_adapter(str(find_adapter(adapters[0])), _ADAPTER, is_trainable=False)
-    ask = _asked(model, find_head(model))
+    return without_adapter(peft, model, find_head(model), _ADAPTER if adapters else None)
+
+
+def without_adapter(
+    peft: PeftModel, model: PreTrainedModel, head: Head, other: str | None = None
+) -> Ask:
+    """A model without the adapter that learns, or with another one in its place."""
+    ask = _asked(model, head)
 
     def ask_reference(batch: Batch) -> torch.Tensor:
         training = model.training
         model.eval()  # a reference has no dropout
         try:
-            with _adapter(peft, _ADAPTER) if adapters else peft.disable_adapter():
+            with _adapter(peft, other) if other else peft.disable_adapter():
                 return ask(batch)
         finally:
             model.train(training)
