@@ -89,6 +89,7 @@ def test_single_answers_are_learned(checkpoint: Path, answers: Path, tmp_path: P
     assert lines[-1]["rewards/chosen"] > 0 > lines[-1]["rewards/rejected"]
 
 
+@pytest.mark.slow
 def test_every_reference_is_the_same_model(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
     """Without the adapter, as a second model, and asked before the start."""
     ways = {
@@ -134,6 +135,7 @@ def test_an_adapter_that_is_trained_on_is_its_own_reference(
     assert other[1]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
     words = ["--num_train_epochs", 2, "--save_steps", 2, "--packing", "true", "--max_length", 200]
     whole = train(tmp_path, checkpoint, pairs, *words, "--output_dir", "whole")
@@ -153,6 +155,7 @@ def test_a_run_goes_on_where_it_stopped(checkpoint: Path, pairs: Path, tmp_path:
     assert len(whole) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dpo", "kto", "rm"])
 def test_two_processes_equal_one(
     kind: str, checkpoint: Path, pairs: Path, answers: Path, tmp_path: Path
@@ -167,6 +170,7 @@ def test_two_processes_equal_one(
             assert mine[key] == pytest.approx(first[key], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", ["full", "lora"])
 def test_transformers_loads_a_reward_model_and_gives_its_scores(
     tuner: str, checkpoint: Path, pairs: Path, tmp_path: Path
