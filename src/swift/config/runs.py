@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from swift.config.data import ConversationsSection, DataSection, TextsSection
+from swift.config.alignment import DpoSection, RlhfSection
+from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
 from swift.config.engine import VllmSection
 from swift.config.infer import InferSection
 from swift.config.inspect import InspectSection
@@ -21,6 +22,7 @@ from swift.config.verify import TriedSection
 
 Tuner = Annotated[TunerSection, Variants(TunerSection, "lora")]
 Optimizer = Annotated[OptimizerSection, Variants(OptimizerSection, "adamw")]
+Rlhf = Annotated[RlhfSection, Variants(RlhfSection, "dpo")]
 Schedule = Annotated[ScheduleSection, Variants(ScheduleSection, "cosine")]
 
 
@@ -90,6 +92,27 @@ class PtConfig(TrainingConfig):
 
     command: Literal["pt"] = "pt"
     data: TextsSection
+
+
+class RlhfConfig(TrainingConfig):
+    """swift rlhf: learn from preferences."""
+
+    command: Literal["rlhf"] = "rlhf"
+    data: AnswersSection
+    rlhf: Rlhf = DpoSection()
+
+    @model_validator(mode="after")
+    def _check_reference(self) -> RlhfConfig:
+        if not getattr(self.rlhf, "precompute_ref_log_probs", False):
+            return self
+        path, why = "rlhf.precompute_ref_log_probs", ""
+        if self.data.streaming:
+            why = "a stream passes by but once"
+        elif self.parallel.shard != "none":
+            why = "not with a sharded model; leave out --deepspeed or --fsdp, or this"
+        if why:
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return self
 
 
 class InspectingConfig(TrainingConfig):

@@ -7,9 +7,10 @@ nothing but k, and one process with two micro-batches sees the same step as two 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from swift.chat.render import RendererSpec
 from swift.data.batch import Batch, batch
 from swift.data.encode import renderer_of
 from swift.data.interleave import Stopping
-from swift.data.pack import best_fit, pack
+from swift.data.pack import Pack, best_fit, pack
 from swift.data.process import end_with_parent
 from swift.data.sample import Sample, Samples
 from swift.data.shares import Mix, mix_of
@@ -217,14 +218,18 @@ def lengths_of(samples: Samples, groups: Sequence[Any]) -> Array:
 
 
 class _Batches(Dataset[Sample]):
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Sequence[Sample], partners: bool) -> None:
+        self.samples, self.partners = samples, partners
 
     def __getitems__(self, indices: list[int]) -> list[Sample]:
-        return [self.samples[i] for i in indices]
+        return [self[i] for i in indices]
 
     def __getitem__(self, i: int) -> Sample:
-        return self.samples[i]
+        if not self.partners:
+            return self.samples[i]
+        far = max(1, len(self.samples) // 2)  # neighbours often answer the same prompt
+        other = self.samples[(i + far) % len(self.samples)]
+        return replace(self.samples[i], partner=other)
 
 
 @dataclass(frozen=True)
@@ -246,27 +251,50 @@ class Collate:
     """Samples -> a batch.
 
     ``packed``: samples end to end, else padded rows. ``multiple``: of positions that packed batches
-    are filled up to. ``spec``: of the renderer, where samples may hold media.
+    are filled up to. ``spec``: of the renderer, where samples may hold media. ``counted``: a batch
+    counts for its samples, not for its tokens. ``share``, ``whole``, ``padding``: as of pack().
+    ``beside``: makes samples that are read with others, and not learned.
     """
 
     packed: bool = True
     multiple: int = 1
     spec: RendererSpec | None = None
+    counted: bool = False
+    share: bool = False
+    whole: bool = False
+    padding: int | None = None
+    beside: Callable[[list[Sample]], list[Sample]] | None = None
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """Lay samples out, with what the model reads for their media."""
-        laid = pack(samples, self.multiple if self.packed else 1)
-        features = self._features(samples)
-        types = self._types(samples)
-        return batch(laid, packed=self.packed, features=features, types=types)
+        laid = pack(
+            samples,
+            self.multiple if self.packed else 1,
+            share=self.share and self.packed,
+            whole=self.whole,
+            padding=self.padding,
+        )
+        beside = replace(self, beside=None)(self.beside(samples)) if self.beside else None
+        return batch(
+            laid,
+            packed=self.packed,
+            features=self._features(samples),
+            types=self._types(laid, samples),
+            weight=float(len(samples)) if self.counted else None,
+            beside=beside,
+        )
 
-    def _types(self, samples: list[Sample]) -> Types:
+    def _types(self, laid: Pack, samples: list[Sample]) -> Types:
         """What kind each token is. A text reads itself in one direction: the same beside images as
         among texts. Where all are of kind 0 there is nothing to say.
         """
         if self.spec is None or self.spec.media is None:
             return {}
-        rows = [(s.tokens[:-1].tolist(), s.lead if s.media else 0) for s in samples]
+        media = [bool(sample.media) for sample in samples for _ in sample.sequences]
+        rows = [
+            (laid.tokens_T[start:stop].tolist(), laid.lead(start, stop) if seen else 0)
+            for (start, stop), seen in zip(laid.segments, chain(media, repeat(False)), strict=False)
+        ]
         found = renderer_of(self.spec).marks.processor.types(rows)
         return {name: types for name, types in found.items() if types.any()}
 
@@ -299,7 +327,7 @@ def _start_worker(worker: int) -> None:
 
 
 def steps(
-    samples: Samples,
+    samples: Sequence[Sample],
     order: Order,
     *,
     first: int,
@@ -322,7 +350,7 @@ def steps(
         pin: put batches into page-locked memory (for a GPU).
     """
     loader: Any = DataLoader(
-        _Batches(samples),
+        _Batches(samples, collate.beside is not None),
         batch_sampler=_Keys(order, first, last, process),
         collate_fn=collate,
         num_workers=workers,
