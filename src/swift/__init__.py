@@ -9,7 +9,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_API = ("Chat", "InferConfig", "MergeConfig", "PtConfig", "Run", "SftConfig", "merge", "pt", "sft")
+_API = (
+    *("Chat", "InferConfig", "MergeConfig", "MultiModalDataLoader", "PtConfig", "Run", "SftConfig"),
+    *("load_dataset", "merge", "pt", "sft"),
+)
 
 __all__ = ["__version__", *_API]
 
