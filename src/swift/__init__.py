@@ -10,8 +10,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _API = (
-    *("Chat", "InferConfig", "MergeConfig", "PtConfig", "RlhfConfig", "Run", "SftConfig"),
-    *("merge", "pt", "rlhf", "sft"),
+    *("Chat", "InferConfig", "MergeConfig", "MultiModalDataLoader", "PtConfig", "RlhfConfig"),
+    *("Run", "SftConfig", "load_dataset", "merge", "pt", "rlhf", "sft"),
 )
 
 __all__ = ["__version__", *_API]

@@ -16,6 +16,7 @@ from swift import launch
 from swift.chat.message import Conversation, Message
 from swift.config.parse import from_values
 from swift.config.runs import InferConfig, MergeConfig, PtConfig, RlhfConfig, SftConfig
+from swift.data.door import MultiModalDataLoader, load_dataset
 from swift.infer.load import load_talker, settle
 from swift.infer.talk import Talker
 from swift.observe.log import Log, quiet_libraries
@@ -30,10 +31,12 @@ __all__ = [
     "Chat",
     "InferConfig",
     "MergeConfig",
+    "MultiModalDataLoader",
     "PtConfig",
     "RlhfConfig",
     "Run",
     "SftConfig",
+    "load_dataset",
     "merge",
     "pt",
     "rlhf",

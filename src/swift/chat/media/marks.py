@@ -179,7 +179,8 @@ class Marks:
         """The token in whose places the model puts what it sees or hears."""
         if kind not in self._features:
             ids = self.processor.ids(self._of_kind(kind)[0], [self.processor.probe(kind)])
-            self._features[kind] = Counter(ids).most_common(1)[0][0]
+            special = [id for id in ids if id in self._tokenizer.special_ids]
+            self._features[kind] = Counter(special or ids).most_common(1)[0][0]
         return self._features[kind]
 
     def fill(self, text: str, media: Sequence[Media], texts: Sequence[str]) -> str:
