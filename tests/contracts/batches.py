@@ -5,6 +5,7 @@ gradients are those of each sample alone, with media made by hand where no proce
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from contracts.media import Inputs, media
 from swift.chat.media.types import NAMES
 from swift.data.sample import Sample
+from swift.errors import ConfigError
 from swift.models.attention import (
     Layout,
     attention_of,
@@ -32,12 +34,22 @@ def batches(model: PreTrainedModel) -> str:
     native = attention_of(model)
     found = {}
     for kind, inputs in media(model).items():
-        set_attention(model, native)
         proof = proof_of(inputs)
-        layout = prove(model, choose_layout(model), native, proof)
+        try:
+            layout = _layout(model, native, proof)
+        except ConfigError as error:
+            if "read before it is learned" not in str(error) or "token_type_ids" not in inputs:
+                raise
+            proof = _of_prompts(proof)
+            layout = _layout(model, native, proof)
         check_gradients(model, layout, native, proof)
         found[kind] = "packed" if layout.packed else "padded"
     return ", ".join(f"{kind} {layout}" for kind, layout in found.items())
+
+
+def _layout(model: PreTrainedModel, native: str, proof: Proof) -> Layout:
+    set_attention(model, native)
+    return prove(model, choose_layout(model), native, proof)
 
 
 def proof_of(inputs: Inputs) -> Proof:
@@ -55,6 +67,15 @@ def proof_of(inputs: Inputs) -> Proof:
         {n: _join(v, other[n]).numpy() for n, v in features.items()},
         {n: np.concatenate([v, longer[n]]) for n, v in types.items()},
     )
+
+
+def _of_prompts(proof: Proof) -> Proof:
+    """The same for models whose types tell what is read (0) from what is learned (1)."""
+    types = [(np.arange(len(s.tokens) - 1) >= s.lead).astype(np.int64) for s in proof.samples]
+    calls = [
+        {**call, "token_type_ids": own[None]} for call, own in zip(proof.calls, types, strict=True)
+    ]
+    return replace(proof, calls=calls, types={"token_type_ids": np.concatenate(types)})
 
 
 def _join(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
