@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -80,6 +82,20 @@ class Command:
             time.sleep(0.001)
 
 
+@cache
+def _serve() -> None:
+    """Start the fork server where it finds what to import: it does not get our ``sys.path``."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
 _count = 0
 
 
@@ -87,6 +103,7 @@ def start(words: Sequence[object], folder: Path, processes: int = 1, **environme
     """Start a command in a folder."""
     global _count
     _count += 1
+    _serve()
     output = folder / f"output-{_count}.txt"
     output.touch()
     base = {"OMP_NUM_THREADS": "1", "SWIFT_CACHE": os.environ["SWIFT_CACHE"], **environment}
