@@ -268,3 +268,15 @@ def test_the_rows_of_a_step_are_traced(checkpoint: Path, pairs: Path, tmp_path: 
     train(tmp_path, checkpoint, pairs, "--max_steps", 2, "--output_dir", "run")
     text = run(["trace", "run", "--step", 2], tmp_path)
     assert "8 learned pairs, as metrics.jsonl says" in text and "8 samples" in text
+
+
+def test_a_loss_of_ones_own(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from swift import registry\n"
+        "registry.register('pair loss', 'mine', f'{__name__}:mine')\n"
+        "def mine(pairs, section):\n"
+        "    return (pairs.rejected_ratio - pairs.chosen_ratio).exp()\n"
+    )
+    words = ["--external_plugins", "mine.py", "--loss_type", "mine", "--max_steps", 1]
+    lines = train(tmp_path, checkpoint, pairs, *words, "--output_dir", "run")
+    assert lines[0]["loss"] == pytest.approx(1.0)
