@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tiny
 from processes import run
@@ -121,7 +122,8 @@ def run_python(text: str, place: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda f: f.name)
 def test_every_example_runs(file: Path, place: Path, checkpoint: Path) -> None:
-    run(["sft", f"examples/{file.name}", "--max_steps", 2], place)
+    command = yaml.safe_load(file.read_text()).get("command", "sft")
+    run([command, f"examples/{file.name}", "--max_steps", 2], place)
 
 
 def test_the_example_of_an_own_format_reads_its_rows(checkpoint: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -268,3 +269,45 @@ def test_the_rows_of_a_step_are_traced(checkpoint: Path, pairs: Path, tmp_path: 
     train(tmp_path, checkpoint, pairs, "--max_steps", 2, "--output_dir", "run")
     text = run(["trace", "run", "--step", 2], tmp_path)
     assert "8 learned pairs, as metrics.jsonl says" in text and "8 samples" in text
+
+
+def test_a_loss_of_ones_own(checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from swift import registry\n"
+        "registry.register('pair loss', 'mine', f'{__name__}:mine')\n"
+        "def mine(pairs, section):\n"
+        "    return (pairs.rejected_ratio - pairs.chosen_ratio).exp()\n"
+    )
+    words = ["--external_plugins", "mine.py", "--loss_type", "mine", "--max_steps", 1]
+    lines = train(tmp_path, checkpoint, pairs, *words, "--output_dir", "run")
+    assert lines[0]["loss"] == pytest.approx(1.0)
+
+
+def test_pairs_with_images_are_learned(tmp_path: Path) -> None:
+    model = tiny.save_vision_checkpoint(tmp_path / "llava")
+    rows = []
+    for i in range(6):
+        Image.new("RGB", (32, 32), (40 * i, 9, 200)).save(tmp_path / f"{i}.png")
+        asked = {"role": "user", "content": f"<image>What is {i}?"}
+        messages = [asked, {"role": "assistant", "content": f"It is {i}."}]
+        rows.append({"messages": messages, "images": [f"{i}.png"], "rejected_response": "No."})
+    data = tiny.write_rows(tmp_path / "seen.jsonl", rows)
+    words = ["--max_steps", 3, "--output_dir", "run"]
+    text = run(["rlhf", "--model", model, "--dataset", data, *QUIET, *words], tmp_path)
+    assert "prompts are not shared: rows hold media" in text
+    lines = metrics(tmp_path / "run")
+    assert lines[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert lines[-1]["loss"] < 0.5
+
+
+def test_attention_without_branches_reads_both_texts(
+    checkpoint: Path, pairs: Path, tmp_path: Path
+) -> None:
+    words = ["--max_steps", 2, "--output_dir"]
+    branched = train(tmp_path, checkpoint, pairs, *words, "branched")
+    words += ["plain", "--attn_impl", "sdpa"]
+    text = run(["rlhf", "--model", checkpoint, "--dataset", pairs, *QUIET, *words], tmp_path)
+    assert "prompts are not shared: sdpa attention has no branches" in text
+    for mine, first in zip(metrics(tmp_path / "plain"), branched, strict=True):
+        for key in ("loss", "grad_norm", "rewards/margins"):
+            assert mine[key] == pytest.approx(first[key], rel=1e-4, abs=1e-5)

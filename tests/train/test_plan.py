@@ -120,6 +120,10 @@ def test_steps(
     assert steps_of(some, order_of(some, filled, 512, processes)) == steps
 
 
+def width(picture: Path) -> int:
+    return int.from_bytes(picture.read_bytes()[16:20], "big")
+
+
 def test_a_picture_of_the_run(tmp_path: Path) -> None:
     import json
 
@@ -131,6 +135,11 @@ def test_a_picture_of_the_run(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 9, "tr')
     plot_loss(file, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 5000
+    narrow = width(tmp_path / "loss.png")
+    rewards = {"train/rewards/margins": 1.0, "train/rewards/accuracies": 0.5}
+    file.write_text("\n".join(json.dumps(line | rewards) for line in lines))
+    plot_loss(file, tmp_path / "loss.png")
+    assert width(tmp_path / "loss.png") == narrow * 3 / 2
     file.write_text(json.dumps(lines[0]))
     plot_loss(file, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()

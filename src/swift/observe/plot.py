@@ -6,9 +6,14 @@ from pathlib import Path
 
 from swift.observe.sinks.jsonl import read
 
+_TELLING = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "kl", "token_accuracy")
+"""Metrics beside the loss, the most telling first."""
+
 
 def plot_loss(metrics: Path, picture: Path) -> None:
-    """Draw loss and token accuracy over steps from a metrics.jsonl; nothing without two points."""
+    """Draw the loss and what tells most beside it over steps, from a metrics.jsonl; nothing without
+    two points.
+    """
     lines = read(metrics)
     train = [line for line in lines if "train/loss" in line]
     if len(train) < 2:
@@ -16,10 +21,11 @@ def plot_loss(metrics: Path, picture: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    names = ["loss", *[name for name in _TELLING if f"train/{name}" in train[-1]][:2]]
+    figure = Figure(figsize=(4 * len(names), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
-    for axes, name in ((loss, "loss"), (accuracy, "token_accuracy")):
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
         for group, style in (("train", "-"), ("eval", "o-")):
             points = [
                 (line["step"], line[f"{group}/{name}"])
@@ -31,7 +37,7 @@ def plot_loss(metrics: Path, picture: Path) -> None:
         axes.set_xlabel("step")
         axes.set_title(name.replace("_", " "))
         axes.grid(alpha=0.3)
-    loss.legend()
+    panels[0].legend()
     part = picture.with_suffix(".part.png")
     figure.savefig(part, dpi=120)
     part.replace(picture)

@@ -107,10 +107,14 @@ def _collate(
     session: Session, wanted: Collate, model: PreTrainedModel, layout: Layout, data: Prepared
 ) -> Collate:
     """How batches are laid out: as the objective wants them and the model can read them."""
-    share = wanted.share and layout.packed and not data.kinds
-    if share and not shares(model, layout):
-        share = False
-        session.log(f"prompts are not shared: {layout.attention} attention has no branches")
+    why = ""
+    if wanted.share and data.kinds:
+        why = "rows hold media"
+    elif wanted.share and not shares(model, layout):
+        why = f"{layout.attention} attention has no branches"
+    if why:
+        session.log(f"prompts are not shared: {why}")
+    share = wanted.share and layout.packed and not why
     multiple = row_multiple(session.mesh.device)
     return replace(wanted, packed=layout.packed, multiple=multiple, spec=data.spec, share=share)
 
