@@ -155,7 +155,8 @@ def test_settings_become_words_of_vllms_command_line() -> None:
         max_lora_rank=16,
     )  # fmt: skip
     assert command(section, 512) == [
-        "--tensor-parallel-size", "2", *guides, "--max-model-len", "512", "--gpu-memory-utilization", "0.5",
+        "--tensor-parallel-size", "2", *guides,
+        "--max-model-len", "512", "--gpu-memory-utilization", "0.5",
         "--max-num-seqs", "8", "--enforce-eager", "--enable-lora", "--max-lora-rank", "16",
         "--max-loras", "4",
     ]  # fmt: skip
