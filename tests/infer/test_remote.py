@@ -77,6 +77,15 @@ def test_a_stream_is_put_together() -> None:
     ]  # fmt: skip
 
 
+def test_a_stream_that_ends_within_the_answer_is_named() -> None:
+    events = [{"choices": [{"delta": {"content": "Ra"}, "finish_reason": None}]}]
+    with (
+        serve(lambda *_: Reply(events=events)) as server,
+        pytest.raises(ServerError, match="ended before the answer"),
+    ):
+        talker(server.url).stream(QUESTION, lambda _: None)
+
+
 @pytest.mark.parametrize(
     ("message", "why"),
     [

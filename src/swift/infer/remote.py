@@ -76,10 +76,12 @@ class RemoteTalker:
         async def ask(client: Client, body: Mapping[str, Any]) -> Message:
             whole: dict[str, Any] = {"content": "", "reasoning_content": ""}
             calls: dict[int, dict[str, Any]] = {}
+            ended = False
             async for event in client.events(_PATH, body):
                 if not event.get("choices"):
                     continue  # a word about usage
-                delta = _choice(event).get("delta") or {}
+                choice = _choice(event)
+                delta, ended = choice.get("delta") or {}, ended or bool(choice.get("finish_reason"))
                 thinking, text = _thinking(delta) or "", delta.get("content") or ""
                 whole["content"] += text
                 whole["reasoning_content"] += thinking
@@ -87,6 +89,8 @@ class RemoteTalker:
                     _add(calls.setdefault(part.get("index", 0), {}), part)
                 if text or thinking:
                     show(Delta(text, thinking))
+            if not ended:
+                raise ServerError(f"{self.address.url}{_PATH}: the stream ended before the answer")
             message = _message({**whole, "tool_calls": [calls[i] for i in sorted(calls)]})
             if message.tool_calls:
                 show(Delta("", "", message.tool_calls))
