@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import statistics
 import sys
@@ -111,10 +112,15 @@ def by_messages(url: str, model: str, tokenizer: Any, key: str | None) -> Ask:
 
 
 def processor_s(server: Server | None) -> float:
-    """Processor seconds of an engine so far: of this process, or of a server with its children."""
-    main = psutil.Process(server.pid) if server else psutil.Process()
-    processes = [main, *main.children(recursive=True)] if server else [main]
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+    """Processor seconds of an engine so far: of this process, or of all of a server's session."""
+    if server is None:
+        return sum(psutil.Process().cpu_times()[:2])
+    total = 0.0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == server.pid:
+                total += sum(process.cpu_times()[:2])
+    return total
 
 
 def report(

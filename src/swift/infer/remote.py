@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from swift.chat.message import Conversation, Delta, Message, ToolCall
+from swift.config.infer import InferSection
 from swift.errors import ConfigError, DataError, ServerError
 from swift.infer.backends.client import Address, Client, ask_all
 from swift.infer.backends.dialects import finish
 from swift.infer.engine import Completion, Sampling
+from swift.infer.talk import sampling_of
 
 _PATH = "/chat/completions"
 
@@ -128,6 +130,17 @@ class RemoteTalker:
             schema = {"name": "answer", "schema": s.guide.value, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
+
+
+def remote_talker(settings: InferSection, model: str) -> RemoteTalker:
+    """The server that a configuration names.
+
+    Raises:
+        ConfigError: it asks for what cannot be sent.
+    """
+    assert settings.base_url is not None
+    address = Address(settings.base_url.rstrip("/"), settings.api_key)
+    return RemoteTalker(address, model, sampling_of(settings))
 
 
 def _choice(answer: Any) -> dict[str, Any]:
