@@ -229,7 +229,7 @@ def test_adapters_run_side_by_side_and_each_as_alone(
     requests = [Request(PROMPTS[0], Sampling(16), adapter=n) for n in ("v1.0", None, "second")]
     with pytest.raises(ConfigError, match=r"no adapter 'v1.0' is loaded"):
         engine.generate(requests)
-    before = [name for name, _ in model.named_modules()]
+    before, settings = [name for name, _ in model.named_modules()], model.generation_config
     engine.load_adapter("v1.0", str(adapters[0]))
     engine.load_adapter("second", str(adapters[1]))
     with pytest.raises(ConfigError, match="'second' is loaded already"):
@@ -242,6 +242,7 @@ def test_adapters_run_side_by_side_and_each_as_alone(
     assert [c.tokens for c in engine.generate(requests[1:])] == expected[1:]
     engine.unload_adapter("second")
     assert [name for name, _ in model.named_modules()] == before
+    assert model.generation_config is settings
     assert engine.generate(requests[1:2])[0].tokens == expected[1]
     engine.close()
 
