@@ -188,6 +188,7 @@ def main() -> None:
                 by_messages(f"{server.url}/v1", str(folder), tokenizer, None),
                 given.callers,
                 given.each,
+                server,
             )
         finally:
             server.close()
@@ -202,7 +203,13 @@ def main() -> None:
             context=512,
         )
         try:
-            report("vLLM", by_tokens(served, tokenizer), given.callers, given.each, served.server)
+            report(
+                "vLLM",
+                by_tokens(served, tokenizer),
+                given.callers,
+                given.each,
+                served.server,
+            )
         finally:
             served.close()
     if given.url:
