@@ -1,4 +1,4 @@
-"""Answers per second and time to the first token, for 1, 8 and 16 callers at once.
+"""Tokens per second and time to the first token, for 1, 8 and 16 callers at once.
 
 python bench/engines.py --serve                        # swift's stream, and transformers serve
 python bench/engines.py --vllm path/to/python          # vLLM, started by swift
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import statistics
 import sys
@@ -19,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from swift.chat.load import load_tokenizer
@@ -109,11 +111,29 @@ def by_messages(url: str, model: str, tokenizer: Any, key: str | None) -> Ask:
     return ask
 
 
-def report(name: str, ask: Ask, callers: list[int], each: int) -> None:
+def processor_s(server: Server | None) -> float:
+    """Processor seconds of an engine so far: of this process, or of all of a server's session."""
+    if server is None:
+        return sum(psutil.Process().cpu_times()[:2])
+    total = 0.0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == server.pid:
+                total += sum(process.cpu_times()[:2])
+    return total
+
+
+def report(
+    name: str, ask: Ask, callers: list[int], each: int, server: Server | None = None
+) -> None:
     asyncio.run(measure(ask, 2, 1))  # warm
     for count in callers:
-        rate, first, tokens = asyncio.run(measure(ask, count, each if count > 1 else 2 * each))
-        print(f"| {name} | {count} | {rate:.1f} | {first:.2f} | {tokens} |", flush=True)
+        before = processor_s(server)
+        rate, first, tokens = asyncio.run(measure(ask, count, each))
+        cost = tokens / (processor_s(server) - before)
+        print(
+            f"| {name} | {count} | {rate:.1f} | {cost:.1f} | {first:.2f} | {tokens} |", flush=True
+        )
 
 
 def main() -> None:
@@ -136,7 +156,7 @@ def main() -> None:
     tokenizer = load_tokenizer(folder)
     log = Path(tempfile.mkdtemp())
     print(
-        "| engine | callers | tokens/s | first token, s (median) | tokens |\n|---|---|---|---|---|"
+        "| engine | callers | tokens/s | tokens per processor-second | first token, s (median) | tokens |\n|---|---|---|---|---|---|"
     )
     if not given.skip_own:
         engine = TransformersEngine(load_model(folder, getattr(torch, given.dtype)), tokenizer)
@@ -168,6 +188,7 @@ def main() -> None:
                 by_messages(f"{server.url}/v1", str(folder), tokenizer, None),
                 given.callers,
                 given.each,
+                server,
             )
         finally:
             server.close()
@@ -182,7 +203,13 @@ def main() -> None:
             context=512,
         )
         try:
-            report("vLLM", by_tokens(served, tokenizer), given.callers, given.each)
+            report(
+                "vLLM",
+                by_tokens(served, tokenizer),
+                given.callers,
+                given.each,
+                served.server,
+            )
         finally:
             served.close()
     if given.url:

@@ -69,7 +69,7 @@ def test_vllm_gets_its_settings_without_their_prefix(
     python = tmp_path / "python"  # a vLLM that only says how it was called
     python.write_text('#!/bin/sh\necho "called $@"\nexit 1\n')
     python.chmod(0o755)
-    called = f"--model {checkpoint} .* --tensor-parallel-size 2 --max-model-len 64"
+    called = f"--model {checkpoint} .* --tensor-parallel-size 2 .*--max-model-len 64"
     with pytest.raises(ServerError, match=called):
         VllmEngine.from_pretrained(
             str(checkpoint), tensor_parallel_size=2, max_model_len=64, engine_python=str(python)

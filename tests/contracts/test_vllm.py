@@ -44,7 +44,8 @@ def serving(folder: Path, **more: Any) -> Iterator[Subject]:
     log = folder / "log"
     engine = VllmServer(model, settings, PYTHON, log, print, dtype="float32", context=256)
     try:
-        yield Subject(engine, load_model(model, torch.float32).eval(), load_tokenizer(model))
+        own = load_model(model, torch.float32).eval()
+        yield Subject(engine, own, load_tokenizer(model), rounding=1e-4)
     finally:
         engine.close()
 

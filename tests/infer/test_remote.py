@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import swift
 import tiny
 from infer.stand_in import Reply, serve
 from processes import fail, run
@@ -77,6 +78,15 @@ def test_a_stream_is_put_together() -> None:
     ]  # fmt: skip
 
 
+def test_a_stream_that_ends_within_the_answer_is_named() -> None:
+    events = [{"choices": [{"delta": {"content": "Ra"}, "finish_reason": None}]}]
+    with (
+        serve(lambda *_: Reply(events=events)) as server,
+        pytest.raises(ServerError, match="ended before the answer"),
+    ):
+        talker(server.url).stream(QUESTION, lambda _: None)
+
+
 @pytest.mark.parametrize(
     ("message", "why"),
     [
@@ -141,3 +151,11 @@ def test_a_data_set_is_answered_by_a_server(tmp_path: Path) -> None:
 def test_settings_that_contradict_each_other(words: list[str], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         read(InferConfig, "infer", ["--model", "m", *words])
+
+
+def test_a_script_talks_to_a_server() -> None:
+    with serve(lambda *_: said({"content": "Rain."})) as server:
+        chat = swift.Chat(model="m", infer_backend="http", base_url=server.url, system="Be brief.")
+        assert chat("Weather?") == "Rain."
+        assert chat.ask(["And tomorrow?"] * 2) == ["Rain."] * 2
+    assert [m["role"] for m in server.bodies[0]["messages"]] == ["system", "user"]

@@ -4,6 +4,7 @@ and their processes."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ from swift.infer.backends.client import Address
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.server import Server, free_port
-from swift.infer.backends.vllm import VllmServer, command
+from swift.infer.backends.vllm import _GUIDES, VllmServer, command
 from swift.infer.engine import Completion, Guide, Request, Sampling
 
 
@@ -147,13 +148,15 @@ def test_adapters_are_loaded_named_and_unloaded() -> None:
 
 
 def test_settings_become_words_of_vllms_command_line() -> None:
-    assert command(VllmSection(), None) == ["--tensor-parallel-size", "1"]
+    guides = ["--structured-outputs-config", json.dumps(_GUIDES)]
+    assert command(VllmSection(), None) == ["--tensor-parallel-size", "1", *guides]
     section = VllmSection(
         tensor_parallel_size=2, gpu_memory_utilization=0.5, max_num_seqs=8, enforce_eager=True,
         max_lora_rank=16,
     )  # fmt: skip
     assert command(section, 512) == [
-        "--tensor-parallel-size", "2", "--max-model-len", "512", "--gpu-memory-utilization", "0.5",
+        "--tensor-parallel-size", "2", *guides,
+        "--max-model-len", "512", "--gpu-memory-utilization", "0.5",
         "--max-num-seqs", "8", "--enforce-eager", "--enable-lora", "--max-lora-rank", "16",
         "--max-loras", "4",
     ]  # fmt: skip

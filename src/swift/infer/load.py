@@ -18,12 +18,14 @@ from swift.chat.render import Renderer
 from swift.config.engine import VllmSection
 from swift.config.infer import InferSection
 from swift.config.model import UsedModelSection
+from swift.config.runs import InferConfig
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.backends.vllm import VllmServer
-from swift.infer.engine import Sampling, ServingEngine
-from swift.infer.talk import Talker
+from swift.infer.engine import ServingEngine
+from swift.infer.remote import remote_talker
+from swift.infer.talk import Answers, Talker, sampling_of
 from swift.models.load import (
     context_length,
     dtype_name,
@@ -62,6 +64,17 @@ def trained(folder: str | None) -> Trained:
             "base_model_name_or_path"
         )
     return Trained(config if isinstance(config, dict) else {}, named)
+
+
+def settled(config: InferConfig) -> tuple[UsedModelSection, Trained]:
+    """The model of a configuration; a server's own is what it is called there.
+
+    Raises:
+        ConfigError: as :func:`settle`.
+    """
+    if config.infer.backend == "http":
+        return config.model, Trained({})
+    return settle(config.model)
 
 
 def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
@@ -108,6 +121,19 @@ def fetch(section: UsedModelSection, dtype: torch.dtype, log: Log) -> Path:
         code=section.trust_remote_code,
         say=log,
     )
+
+
+def answers_of(
+    config: InferConfig, section: UsedModelSection, device: torch.device, log: Log
+) -> Answers:
+    """What answers messages by a configuration, with its model settled.
+
+    Raises:
+        ConfigError: the model, its adapter or the server cannot be used.
+    """
+    if config.infer.backend == "http":
+        return remote_talker(config.infer, section.path or "")
+    return load_talker(section, config.infer, device, log, config.vllm)
 
 
 def load_talker(
@@ -197,19 +223,3 @@ def _serve(
     for adapter in section.adapters:
         engine.load_adapter(_NAME, str(find_adapter(adapter).resolve()))
     return engine
-
-
-def sampling_of(settings: InferSection) -> Sampling:
-    """How tokens are chosen."""
-    return Sampling(
-        max_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        min_p=settings.min_p,
-        repetition_penalty=settings.repetition_penalty,
-        presence_penalty=settings.presence_penalty,
-        frequency_penalty=settings.frequency_penalty,
-        stop=tuple(settings.stop),
-        seed=settings.seed,
-    )

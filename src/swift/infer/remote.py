@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from swift.chat.message import Conversation, Delta, Message, ToolCall
+from swift.config.infer import InferSection
 from swift.errors import ConfigError, DataError, ServerError
 from swift.infer.backends.client import Address, Client, ask_all
 from swift.infer.backends.dialects import finish
 from swift.infer.engine import Completion, Sampling
+from swift.infer.talk import sampling_of
 
 _PATH = "/chat/completions"
 
@@ -76,10 +78,12 @@ class RemoteTalker:
         async def ask(client: Client, body: Mapping[str, Any]) -> Message:
             whole: dict[str, Any] = {"content": "", "reasoning_content": ""}
             calls: dict[int, dict[str, Any]] = {}
+            ended = False
             async for event in client.events(_PATH, body):
                 if not event.get("choices"):
                     continue  # a word about usage
-                delta = _choice(event).get("delta") or {}
+                choice = _choice(event)
+                delta, ended = choice.get("delta") or {}, ended or bool(choice.get("finish_reason"))
                 thinking, text = _thinking(delta) or "", delta.get("content") or ""
                 whole["content"] += text
                 whole["reasoning_content"] += thinking
@@ -87,6 +91,8 @@ class RemoteTalker:
                     _add(calls.setdefault(part.get("index", 0), {}), part)
                 if text or thinking:
                     show(Delta(text, thinking))
+            if not ended:
+                raise ServerError(f"{self.address.url}{_PATH}: the stream ended before the answer")
             message = _message({**whole, "tool_calls": [calls[i] for i in sorted(calls)]})
             if message.tool_calls:
                 show(Delta("", "", message.tool_calls))
@@ -124,6 +130,17 @@ class RemoteTalker:
             schema = {"name": "answer", "schema": s.guide.value, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
+
+
+def remote_talker(settings: InferSection, model: str) -> RemoteTalker:
+    """The server that a configuration names.
+
+    Raises:
+        ConfigError: it asks for what cannot be sent.
+    """
+    assert settings.base_url is not None
+    address = Address(settings.base_url.rstrip("/"), settings.api_key)
+    return RemoteTalker(address, model, sampling_of(settings))
 
 
 def _choice(answer: Any) -> dict[str, Any]:

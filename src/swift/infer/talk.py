@@ -10,6 +10,7 @@ from typing import Protocol
 
 from swift.chat.message import KINDS, Conversation, Delta, Kind, Media, Message
 from swift.chat.render import Renderer
+from swift.config.infer import InferSection
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
@@ -19,6 +20,22 @@ HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before
 /help    this text                    /quit          leave (also Ctrl-D)"""
 
 _MEDIA: Mapping[str, Kind] = {f"/{kind}": kind for kind in KINDS}
+
+
+def sampling_of(settings: InferSection) -> Sampling:
+    """How tokens are chosen."""
+    return Sampling(
+        max_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+        presence_penalty=settings.presence_penalty,
+        frequency_penalty=settings.frequency_penalty,
+        stop=tuple(settings.stop),
+        seed=settings.seed,
+    )
 
 
 class Answers(Protocol):

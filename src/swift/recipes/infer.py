@@ -18,11 +18,9 @@ from swift.data.encode import EncodeSettings
 from swift.data.source import check_inputs, open_sources
 from swift.errors import ConfigError
 from swift.hub.locate import locate_dataset
-from swift.infer.backends.client import Address
 from swift.infer.batch import Rows, answer_all, questions
-from swift.infer.load import Trained, load_talker, sampling_of, settle
-from swift.infer.remote import RemoteTalker
-from swift.infer.talk import Answers, Terminal
+from swift.infer.load import Trained, answers_of, settled
+from swift.infer.talk import Answers, Talker, Terminal
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.parallel.world import World
@@ -32,10 +30,10 @@ def run(config: InferConfig, world: World) -> None:
     """Load a model and let it answer."""
     quiet_libraries()
     log = Log(world.is_main)
-    remote = config.infer.backend == "http"
-    model, before = (config.model, Trained({})) if remote else settle(config.model)
+    model, before = settled(config)
     names = _names(config, before)
-    check_inputs([] if remote else [model.path or ""], model.adapters, {"--val_dataset": names})
+    models = [] if config.infer.backend == "http" else [model.path or ""]
+    check_inputs(models, model.adapters, {"--val_dataset": names})
     sources = open_sources(
         names, partial(locate_dataset, hub=model.hub, say=log), flag="--val_dataset"
     )
@@ -60,18 +58,13 @@ def _talker(
     config: InferConfig, model: UsedModelSection, world: World, log: Log
 ) -> Iterator[Answers]:
     """What answers; a server that was started for it ends with it."""
-    settings = config.infer
-    if settings.backend == "http":
-        assert settings.base_url is not None and model.path is not None
-        address = Address(settings.base_url.rstrip("/"), settings.api_key)
-        yield RemoteTalker(address, model.path, sampling_of(settings))
-        return
-    talker = load_talker(model, settings, device_of(world), log, config.vllm)
-    engine: Any = talker.engine  # one that serves
+    talker = answers_of(config, model, device_of(world), log)
     try:
         yield talker
     finally:
-        engine.close()
+        if isinstance(talker, Talker):
+            engine: Any = talker.engine  # one that serves
+            engine.close()
 
 
 def _names(config: InferConfig, before: Trained) -> list[str]:

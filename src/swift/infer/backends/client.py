@@ -72,12 +72,13 @@ class Client:
         await self._again(once, path)
 
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
-        """The JSON of each server-sent event, up to ``[DONE]``.
+        """The JSON of each server-sent event, up to ``[DONE]`` or the end of the stream.
 
-        Only the beginning is tried again: what has been passed on cannot be taken back.
+        Some servers send no ``[DONE]``: whether an answer is whole, its own last event says. Only
+        the beginning is tried again: what has been passed on cannot be taken back.
 
         Raises:
-            ConfigError, ServerError: as :meth:`ask`; and where the stream ends too early.
+            ConfigError, ServerError: as :meth:`ask`; and where the connection breaks.
         """
 
         async def begin() -> httpx.Response:
@@ -105,7 +106,6 @@ class Client:
                     yield event
         finally:
             await answer.aclose()
-        raise ServerError(f"{self._address.url}{path}: the stream ended before its [DONE]")
 
     async def _again(self, once: Callable[[], Awaitable[Answer]], path: str) -> Answer:
         pause_s = self._address.pause_s

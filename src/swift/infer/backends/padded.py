@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -43,7 +44,8 @@ def generate_padded(
         pad_token_id=pad,
         use_cache=True,
     )
-    kept, model.generation_config = model.generation_config, GenerationConfig()
+    plain: Any = runs.get_base_model() if isinstance(runs, PeftModel) else runs
+    kept, plain.generation_config = plain.generation_config, GenerationConfig()
     try:  # the checkpoint's own settings would fill in whatever is not said here
         runs.generate(
             input_ids=ids.to(device),
@@ -54,7 +56,7 @@ def generate_padded(
             **more,
         )
     finally:
-        model.generation_config = kept
+        plain.generation_config = kept
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

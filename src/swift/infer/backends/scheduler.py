@@ -167,14 +167,17 @@ class Scheduler:
                 job.row.finish = job.row.finish or "cancelled"
                 job.report()
             self._forget_all()
+            self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
-        """End the answers of a round that failed; those that wait do not know of it."""
+        """End the answers of a round that failed; those that wait do not know of it, unless the
+        round failed before anybody had a part in it.
+        """
         told = _told(error)
         with self._changed:
-            for job in (*self._reading, *self._running):
+            for job in [*self._reading, *self._running] or list(self._waiting):
                 job.fail(told)
-            waiting = list(self._waiting)
+            waiting = [job for job in self._waiting if not job.ended]
             self._forget_all()
             self._waiting.extend(waiting)
             self._changed.notify_all()
@@ -239,9 +242,11 @@ class Scheduler:
         while share > 0 and (job := self._next(stepper)) is not None:
             try:
                 share -= self._read_one(stepper, job, share)
-            except Exception as error:  # its own fault: the others go on
-                self._reading.remove(job)
+            except Exception as error:
                 job.fail(_told(error))
+                self._reading.remove(job)
+                if stepper.rows != len(self._running):  # it broke while it joined the others
+                    raise
 
     def _next(self, stepper: Stepper) -> Job | None:
         """The prompt that is being read, or the next one that has room."""
@@ -270,13 +275,14 @@ class Scheduler:
         logits_V = stepper.read(job.prompt, share)
         read = job.prompt.read - before
         if logits_V is not None:
-            self._reading.remove(job)
             advance([row], logits_V[None])
-            job.report()
             if row.finish is None:
                 stepper.join(job.prompt)
-                self._running.append(job)
             job.prompt = None  # its cache was copied
+            with self._changed:  # at once, for whoever asks which adapters are in use
+                self._reading.remove(job)
+                self._running += [job] if row.finish is None else []
+            job.report()
         return read
 
     def _step(self, stepper: Stepper) -> None:

@@ -97,11 +97,15 @@ class Stepper:
         return logits[0, -1].float() if prompt.done else None
 
     def join(self, prompt: Prompt) -> None:
-        """Let a prompt that was read run as the last row."""
+        """Let a prompt that was read run as the last row; all rows are lost where that fails."""
         keys = prompt.layers()
         if self._window is None:
             self._window = Window(len(keys))
-        self._window.join(keys)
+        try:
+            self._window.join(keys)
+        except BaseException:  # memory, say: some layers may have moved, others not
+            self.clear()
+            raise
         self._adapters.append(prompt.adapter)
         self._shifts.append(prompt.shift)
 

@@ -61,9 +61,17 @@ class TransformersEngine:
         self._tokenizer = tokenizer
         self._wanted = attention
         self._lock, self._next = threading.Lock(), threading.Lock()
-        self._max_rows = max_rows
         self._adapters, self._leaving = Adapters(model), set[str]()
         self.context = context_length(model.config)
+        self._scheduler = Scheduler(
+            self._using,
+            self._adapters.call,
+            self._features,
+            joins=lambda: joins(model, vocabulary(model)),
+            pad=self._pad,
+            rows=max_rows,
+            tokens=lambda: cache_tokens(model),
+        )
 
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
@@ -100,8 +108,7 @@ class TransformersEngine:
         row = await asyncio.to_thread(self._row, request)  # a large guide takes a while
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
         job = Job(row, lambda piece: _later(loop, pieces, piece))
-        scheduler = await asyncio.to_thread(lambda: self._scheduler)
-        scheduler.submit(job)
+        self._scheduler.submit(job)
         try:
             while True:
                 piece = await pieces.get()
@@ -111,7 +118,7 @@ class TransformersEngine:
                 if piece.finish_reason is not None:
                     return
         finally:
-            scheduler.cancel(job)
+            self._scheduler.cancel(job)
 
     @property
     def joins(self) -> bool | None:
@@ -122,18 +129,6 @@ class TransformersEngine:
     def busy(self) -> int:
         """Answers of :meth:`stream` under way, those included that wait."""
         return self._scheduler.busy
-
-    @cached_property
-    def _scheduler(self) -> Scheduler:
-        return Scheduler(
-            self._using,
-            self._adapters.call,
-            self._features,
-            joins=lambda: joins(self._model, vocabulary(self._model)),
-            pad=self._pad,
-            rows=self._max_rows,
-            tokens=lambda: cache_tokens(self._model),
-        )
 
     def load_adapter(self, name: str, path: str) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from swift.infer.backends.server import Server, free_port
 from swift.infer.engine import Ability, Completion, Request
 
 NAME = "model"  # what the server calls the model
+_GUIDES = {"backend": "guidance", "disable_any_whitespace": True}
+"""Else a model may write space between the parts of JSON until its tokens are used up."""
 _ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -85,6 +88,7 @@ class VllmServer(ServedEngine):
 def command(settings: VllmSection, context: int | None) -> list[str]:
     """The settings as words of vLLM's command line."""
     words = ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
+    words += ["--structured-outputs-config", json.dumps(_GUIDES)]
     optional = {
         "--max-model-len": context,
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
