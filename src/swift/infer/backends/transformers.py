@@ -1,26 +1,33 @@
-"""The embedded engine: transformers' own generation, on the live weights."""
+"""The embedded engine: transformers' models, on the live weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StopStringCriteria
-from transformers.generation.streamers import BaseStreamer
+from transformers import PreTrainedModel
 
 from swift.chat.media.marks import Marks
-from swift.errors import DataError
-from swift.infer.engine import Ability, Completion, Request, Sampling, check
+from swift.errors import ConfigError
+from swift.infer.backends.padded import generate_padded, prompt_logprobs
+from swift.infer.choose import Row, room
+from swift.infer.engine import Ability, Completion, Request, check
+from swift.infer.guide import Guides
+from swift.models.anatomy import vocabulary
 from swift.models.attention import Layout, attention_of, set_attention
 from swift.models.load import context_length
 from swift.models.seeing import see
 
 
 class TransformersEngine:
-    """Generates with a loaded model; requests of one call share their sampling."""
+    """Generates with a loaded model; every request has its own sampling."""
 
-    abilities = frozenset({Ability.IDS, Ability.MEDIA, Ability.PENALTIES})
+    name = "transformers"
+    abilities = frozenset(Ability) - {Ability.ADAPTERS, Ability.PAUSE, Ability.STREAM}
 
     def __init__(
         self,
@@ -29,47 +36,77 @@ class TransformersEngine:
         attention: str = "auto",
         marks: Callable[[], Marks] | None = None,
     ) -> None:
-        """Take a model.
+        """Take a model. Its mode and attention are its owner's again after every call, so that it
+        can be trained in between.
 
         Args:
             model: generates.
-            tokenizer: transformers', for stop texts.
+            tokenizer: transformers', for stop texts and guides.
             attention: its implementation.
             marks: how images are written, asked for when there are some.
         """
-        self._model = model.eval()
+        self._model = model
         self._marks, self._sees = marks, False
         self._tokenizer = tokenizer
+        self._attention = "sdpa" if attention in ("auto", "packed") else attention
+        self._lock = threading.RLock()
         self.context = context_length(model.config)
-        set_attention(model, "sdpa" if attention in ("auto", "packed") else attention)
 
-    @torch.inference_mode()
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
     ) -> list[Completion]:
-        """See :class:`swift.infer.engine.Engine`."""
+        """See :class:`swift.infer.engine.Engine`; the requests of a call are one batch."""
+        check(self.abilities, requests, self.name)
         if not requests:
             return []
-        check(self.abilities, requests, "transformers")
-        sampling = requests[0].sampling
-        room = self._room(requests, sampling)
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
-        longest = max(len(request.tokens) for request in requests)
-        pad = self._pad()
-        rows = [[pad] * (longest - len(r.tokens)) + r.tokens for r in requests]
-        mask = [[0] * (longest - len(r.tokens)) + [1] * len(r.tokens) for r in requests]
-        device = self._model.device
-        out = self._model.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=self._settings(sampling, room, pad),
-            stopping_criteria=self._stop_texts(sampling),
-            streamer=None if on_token is None else _Streamer(on_token),
-            **self._features(requests),
-        )
-        new = out[:, longest:].tolist()
-        return [_cut(tokens, sampling.stop_ids, pad, room) for tokens in new]
+        rows = [self.row(request, on_token) for request in requests]
+        with self.using() as model:
+            features = self._features(requests)
+            for row in rows:
+                if row.request.sampling.prompt_logprobs:
+                    own = self._features([row.request])
+                    row.prompt_logprobs = prompt_logprobs(model, row.request.tokens, own)
+            generate_padded(model, rows, self.pad, features)
+        return [row.completion() for row in rows]
+
+    def row(self, request: Request, on_token: Callable[[int], None] | None = None) -> Row:
+        """A request at the beginning of its answer.
+
+        Raises:
+            DataError: its prompt or its guide cannot be used.
+        """
+        limit = room(request, self.context)
+        guided = self._guides.start(request) if request.sampling.guide else None
+        return Row(request, limit, self._tokenizer.decode, guided, on_token)
+
+    @contextmanager
+    def using(self) -> Iterator[PreTrainedModel]:
+        """The model, ready to generate and nobody else's; without gradients.
+
+        Not ``torch.inference_mode``: what a model makes and keeps in it (rotary tables, say) could
+        not be trained with afterwards.
+        """
+        with self._lock, torch.no_grad():
+            model, training = self._model, self._model.training
+            attention = attention_of(model)
+            model.eval()
+            if attention != self._attention:
+                set_attention(model, self._attention)
+            try:
+                yield model
+            finally:
+                model.train(training)
+                if attention != self._attention:
+                    set_attention(model, attention)
+
+    @cached_property
+    def pad(self) -> int:
+        """The id that padding is written with: any does."""
+        return int(self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0)
+
+    @cached_property
+    def _guides(self) -> Guides:
+        return Guides(self._tokenizer, vocabulary(self._model))
 
     def _features(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
         """What the model reads beside tokens.
@@ -87,73 +124,20 @@ class TransformersEngine:
         found = marks.features([(request.tokens, request.media) for request in requests])
         return {name: torch.from_numpy(v).to(self._model.device) for name, v in found.items()}
 
-    def _room(self, requests: Sequence[Request], sampling: Sampling) -> int:
-        """Tokens that may be generated within the model's context."""
-        lengths = [len(request.tokens) for request in requests]
-        if min(lengths) == 0:
-            raise DataError("a prompt is empty")
-        if self.context is None:
-            return sampling.max_tokens
-        if max(lengths) >= self.context:
-            raise DataError(
-                f"the prompt takes {max(lengths)} tokens, the model's context holds {self.context}"
-            )
-        return min(sampling.max_tokens, self.context - max(lengths))
+    def update_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`.
 
-    def _pad(self) -> int:
-        """Any id does: padding is masked."""
-        return int(self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0)
-
-    def _settings(self, sampling: Sampling, room: int, pad: int) -> GenerationConfig:
-        """Only what was asked for: a checkpoint's own generation settings do not mix in."""
-        chosen: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature > 0:
-            chosen = {
-                "do_sample": True,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
-            }
-        return GenerationConfig(
-            max_new_tokens=room,
-            repetition_penalty=sampling.repetition_penalty,
-            eos_token_id=list(sampling.stop_ids) or None,
-            pad_token_id=pad,
-            use_cache=True,
-            **chosen,
-        )
-
-    def _stop_texts(self, sampling: Sampling) -> list[Any] | None:
-        if not sampling.stop:
-            return None
-        return [StopStringCriteria(self._tokenizer, list(sampling.stop))]
-
-
-def _cut(tokens: list[int], stop_ids: Sequence[int], pad: int, room: int) -> Completion:
-    """Tokens up to the first stop token; what follows is padding."""
-    for i, token in enumerate(tokens):
-        if token in stop_ids:
-            return Completion(tokens[: i + 1], "stop")
-    if len(tokens) < room:  # ended by a stop text
-        while tokens and tokens[-1] == pad:
-            tokens = tokens[:-1]
-        return Completion(tokens, "stop")
-    return Completion(tokens, "length")
-
-
-class _Streamer(BaseStreamer):
-    """Passes on each new token; transformers hands over the prompt first."""
-
-    def __init__(self, on_token: Callable[[int], None]) -> None:
-        self._on_token = on_token
-        self._prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._prompt:
-            self._prompt = False
-            return
-        for token in value.flatten().tolist():
-            self._on_token(token)
-
-    def end(self) -> None:
-        pass
+        Raises:
+            ConfigError: the model has no such weight, or one of another shape.
+        """
+        with self._lock, torch.no_grad():
+            own = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+            for name, tensor in weights:
+                if name not in own:
+                    raise ConfigError(f"new weights: the model has no {name}")
+                if own[name].shape != tensor.shape:
+                    raise ConfigError(
+                        f"new weights: {name} has the shape {tuple(own[name].shape)}, "
+                        f"not {tuple(tensor.shape)}"
+                    )
+                own[name].copy_(tensor)
