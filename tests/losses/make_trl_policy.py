@@ -184,7 +184,9 @@ def loss_case(theirs: dict[str, Any], ours: dict[str, Any], has: list[str]) -> d
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     with torch.no_grad():
         now, _, _ = made._get_per_token_logps_and_entropies(made.model, ids, mask, shape[1])
-    noise = {name: 0.25 * torch.randn(shape, generator=random) for name in ("old", "reference", "engine")}
+    noise = {
+        name: 0.25 * torch.randn(shape, generator=random) for name in ("old", "reference", "engine")
+    }
     columns = {name: (now + noise[name]) for name in has}
     if "old" in columns:
         batch["old_per_token_logps"] = columns["old"]

@@ -51,9 +51,7 @@ def policy_loss(logprob_N: torch.Tensor, acted: Acted, section: PolicySection) -
     old_N = logprob_N.detach() if acted.old_N is None else acted.old_N
     log_ratio_N = logprob_N - old_N
     ratio_N = registry.load("ratio", section.ratio)(log_ratio_N, acted.sample_N, acted.samples)
-    seen = Gated(
-        ratio_N, acted.advantage_N, logprob_N, log_ratio_N, acted.sample_N, acted.samples
-    )
+    seen = Gated(ratio_N, acted.advantage_N, logprob_N, log_ratio_N, acted.sample_N, acted.samples)
     gain_N = registry.load("gate", section.gate)(seen, section)
     sums = clipped(seen, section)
     if section.off_policy_mask is not None:

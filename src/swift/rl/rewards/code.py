@@ -16,9 +16,7 @@ from swift.rl.rewards.answer import column
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
-def code(
-    completions: Sequence[str], settings: RewardSection, **columns: Any
-) -> list[float | None]:
+def code(completions: Sequence[str], settings: RewardSection, **columns: Any) -> list[float | None]:
     """The share of tests that pass.
 
     A row has ``tests`` (Python that raises where something is wrong, run behind the answer), or
@@ -42,9 +40,7 @@ def program(text: str) -> str:
     return str(blocks[-1]) if blocks else text
 
 
-def _judge(
-    text: str, tests: Any, cases: Any, starter: Any, limits: sandbox.Limits
-) -> float | None:
+def _judge(text: str, tests: Any, cases: Any, starter: Any, limits: sandbox.Limits) -> float | None:
     source = f"{starter or ''}{program(text)}\n"
     if tests is not None:
         # a program may end itself with code 0 before a test runs: only the end of them says this
