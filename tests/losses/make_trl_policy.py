@@ -165,7 +165,7 @@ def correction(difference: torch.Tensor, mode: str, most: float) -> torch.Tensor
 
 
 def gradients(net: torch.nn.Module) -> dict[str, float]:
-    """Of each parameter: its gradient's sum with the cosine of 0, 1, 2 ..., which sees each entry."""
+    """Of each parameter: the sum of its gradient times cos(0), cos(1) ..., which sees all of it."""
     found = {}
     for name, parameter in net.named_parameters():
         flat = parameter.grad.double().flatten()

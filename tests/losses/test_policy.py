@@ -98,7 +98,7 @@ def test_loss_and_gradients_are_those_of_trl(name: str) -> None:
         assert float(loss.sums["kl"]) / count == pytest.approx(metrics["kl"], abs=1e-6)
 
 
-def naive(section: PolicySection, rows: list[dict[str, Any]], most: int) -> float:
+def naive(section: PolicySection, rows: list[dict[str, Any]], most: int) -> float:  # noqa: C901
     """The papers' formulas in plain float64, answer by answer and token by token."""
     total = divisor = 0.0
     for row in rows:

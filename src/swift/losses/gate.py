@@ -30,7 +30,7 @@ Gate = Callable[[Gated, PolicySection], torch.Tensor]
 
 
 def clip(x: Gated, section: PolicySection) -> torch.Tensor:
-    """min(r A, clip(r, 1 - eps, 1 + eps_high) A).
+    """The smaller of ``r A`` and ``r A`` with r between 1 - eps and 1 + eps_high.
 
     PPO (arXiv:1707.06347, eq. 7); apart above and below: DAPO (arXiv:2503.14476, eq. 8); ``delta``
     bounds r where A is negative: two-sided GRPO (INTELLECT-2, arXiv:2505.07291).
@@ -41,7 +41,7 @@ def clip(x: Gated, section: PolicySection) -> torch.Tensor:
 
 
 def cispo(x: Gated, section: PolicySection) -> torch.Tensor:
-    """min(r, eps_high) A log pi, the weight without gradient.
+    """Log pi times A and min(r, eps_high), the latter without gradient.
 
     MiniMax-M1 (arXiv:2506.13585), without a lower bound as there; ``epsilon_high`` is the
     bound itself, as in ScaleRL (arXiv:2510.13786).

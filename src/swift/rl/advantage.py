@@ -59,14 +59,14 @@ def group(rewards_GK: torch.Tensor, scale: str) -> torch.Tensor:
 
 
 def leave_one_out(rewards_GK: torch.Tensor, scale: str) -> torch.Tensor:
-    """r_i - mean of the others' rewards: RLOO (arXiv:2402.14740)."""
+    """Reward - mean of the others' rewards: RLOO (arXiv:2402.14740)."""
     judged_G1 = (~rewards_GK.isnan()).sum(1, keepdim=True)
     others_GK = (rewards_GK.nansum(1, keepdim=True) - rewards_GK) / (judged_G1 - 1)
     return scaled(rewards_GK - others_GK, rewards_GK, scale)
 
 
 def batch(rewards_GK: torch.Tensor, scale: str) -> torch.Tensor:
-    """r - mean(group), then over the deviation of these: REINFORCE++ with a baseline.
+    """Reward - mean(group), then over the deviation of these: REINFORCE++ with a baseline.
 
     arXiv:2501.03262. Deviations are those of the differences, not of the rewards.
     """

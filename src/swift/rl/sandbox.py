@@ -58,7 +58,7 @@ class Ran:
 def run(
     source: str,
     stdin: str = "",
-    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    limits: Limits = Limits(),
     arguments: Sequence[str] = (),
 ) -> Ran:
     """Run Python source.

@@ -11,8 +11,8 @@ _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 
 
 def answer_in(text: str) -> str:
-    """What stands in the last ``<answer>`` tags, in the last ``\\boxed{}``, or behind ``####``; else
-    what follows the thinking.
+    """What stands in the last ``<answer>`` tags, in the last box of LaTeX, or behind ``####``;
+    else what follows the thinking.
     """
     tagged = _TAGGED.findall(text)
     if tagged:

@@ -17,7 +17,7 @@ _FRACTION = re.compile(r"(-?)\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 
 
 def value(text: str) -> Fraction | None:
-    """The last number of a text, exactly: 1,234.5, -3/4, \\frac{3}{4}, 2e3, 15%; None: there is none."""
+    r"""The last number of a text, exactly: 1,234.5, -3/4, \frac{3}{4}, 2e3, 15%; None: none."""
     text = _FRACTION.sub(r"\1\2/\3", text.replace("−", "-"))
     found = list(_NUMBER.finditer(text))
     if not found:
