@@ -42,19 +42,10 @@ class Episode:
     own: list[bool] = field(default_factory=list)  # which of these the model wrote
     logprobs: list[float] = field(default_factory=list)  # of the engine; 0 where not its own
     turns: int = 0
+    text: str | None = None  # the last answer as it was written, thinking and all; None: none
     finish: str = ""  # stop, length, context, turns, failed; "": under way
     reward: float | None = None  # of the environment
     scored: bool = True  # whether the engine gave log-probabilities
-
-    @property
-    def text(self) -> str | None:
-        """The last answer; None: there is none."""
-        answers = [m for m in self.said.messages if m.role == "assistant"]
-        if not self.turns or not answers:
-            return None
-        answer = answers[-1]
-        thinking = f"<think>{answer.thinking}</think>" if answer.thinking is not None else ""
-        return f"{thinking}{answer.content}"
 
     @property
     def written(self) -> list[int]:
@@ -150,13 +141,15 @@ class Rollout:
         tokens, kwargs = completion.tokens, episode.said.template_kwargs
         given = self.renderer.given(episode.said.messages, episode.said.tools, kwargs)
         answer = self.renderer.parse([*given, *tokens], kwargs)
+        end = next((i for i, t in enumerate(tokens) if t in self.renderer.stop_ids), len(tokens))
+        episode.text = self.renderer.tokenizer.decode([*given, *tokens[:end]])
         episode.turns += 1
         episode.tokens += tokens
         episode.own += [True] * len(tokens)
         episode.scored = episode.scored and completion.logprobs is not None
         episode.logprobs += completion.logprobs or [0.0] * len(tokens)
         episode.said = replace(episode.said, messages=(*episode.said.messages, answer))
-        if not answer.content and not answer.tool_calls and not answer.thinking:
+        if not episode.text.strip():
             self.faults["empty"] += 1
         if completion.finish_reason != "stop":
             episode.finish = "length" if completion.finish_reason == "length" else "failed"

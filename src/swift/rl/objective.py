@@ -1,0 +1,107 @@
+"""Model and policy loss as one module, and the micro-batches that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from swift.config.policy import PolicySection
+from swift.data.batch import Batch
+from swift.losses.drawn import Believed, Draw, believed
+from swift.losses.loss import Loss
+from swift.losses.policy import Acted, policy_loss
+from swift.models.anatomy import vocabulary
+from swift.models.attention import run_body
+from swift.models.heads import Head
+
+
+@dataclass(frozen=True)
+class PolicyBatch(Batch):
+    """A micro-batch of answers. Columns are of the learned tokens, in the batch's order."""
+
+    advantage_N: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    engine_N: torch.Tensor | None = None  # log-probabilities as the engine reports them
+    old_N: torch.Tensor | None = None  # of the policy before the first step, as drawn from
+    plain_N: torch.Tensor | None = None  # the same as the engine would report them
+    reference_drawn_N: torch.Tensor | None = None
+    keep_N: torch.Tensor | None = None
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the generation
+
+
+def policy_batch(plain: Batch, weight: float, **columns: Any) -> PolicyBatch:
+    """A batch with what is known of its tokens.
+
+    Args:
+        plain: tokens; its weights are those of single tokens.
+        weight: what it counts for.
+        columns: the further fields; sequences of numbers become tensors.
+    """
+    own = {f.name: getattr(plain, f.name) for f in fields(Batch)}
+    made = {
+        name: torch.from_numpy(np.asarray(values, np.float32)) if name.endswith("_N") else values
+        for name, values in columns.items()
+        if values is not None
+    }
+    return PolicyBatch(**{**own, "weight": weight, **made})
+
+
+class PolicyObjective(nn.Module):
+    """The policy loss of answers, with what the trainer and the engine think of each other."""
+
+    def __init__(
+        self, section: PolicySection, draw: Draw, model: PreTrainedModel, head: Head
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._section, self._draw, self._head = section, draw, head
+        self._vocabulary = vocabulary(model)
+
+    def forward(self, batch: PolicyBatch) -> dict[str, torch.Tensor]:
+        """``total``: the summed loss; the other entries: metrics."""
+        seen = self.read(batch)
+        plain_N = seen.plain if batch.plain_N is None else batch.plain_N
+        drawn_N = seen.drawn.detach() if batch.old_N is None else batch.old_N
+        engine_N = None
+        sums: dict[str, torch.Tensor] = {"entropy": seen.entropy.sum()}
+        if batch.engine_N is not None:
+            # the engine reports its model; what differs there is taken to differ in the draw
+            difference_N = plain_N - batch.engine_N
+            engine_N = drawn_N - difference_N
+            sums["mismatch"] = difference_N.abs().sum()
+            sums["mismatch_kl"] = (difference_N.exp() - difference_N - 1).sum()
+        acted = Acted(
+            batch.sequence_N, len(batch.places), batch.weights_N, batch.advantage_N,
+            batch.old_N, engine_N, batch.reference_drawn_N, batch.keep_N,
+        )  # fmt: skip
+        loss = policy_loss(seen.drawn, acted, self._section)
+        count = seen.drawn.new_tensor(float(len(seen.drawn)))
+        sums = {**sums, **loss.sums}
+        out = Loss(loss.total, sums, dict.fromkeys(sums, count)).out(batch.weight)
+        for name, pair in batch.metrics.items():
+            out[name] = loss.total.new_tensor(pair)
+        return out
+
+    def read(self, batch: Batch, model: PreTrainedModel | None = None) -> Believed:
+        """What the policy thinks of the learned tokens of a batch."""
+        hidden_TD = run_body(model or self.model, batch).flatten(0, 1)
+        rows_ND = hidden_TD[batch.learned_N]
+        seen = believed(rows_ND, batch.targets_N, self._head, self._vocabulary, self._draw)
+        if len(batch.targets_N):
+            return seen
+        # nothing is learned from it, but gradients are exchanged of every weight, the head's too
+        nothing = self._head(hidden_TD[:1]).sum() * 0.0
+        return Believed(seen.drawn + nothing, seen.plain, seen.entropy)
+
+
+def joined(parts: Sequence[Sequence[float] | None]) -> np.ndarray[Any, Any] | None:
+    """Columns of several answers as one; None where one of them has none."""
+    if any(part is None for part in parts):
+        return None
+    found = [np.asarray(part, np.float32) for part in parts]
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
