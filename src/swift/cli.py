@@ -38,6 +38,10 @@ COMMANDS = {
         "go on with pre-training on plain text", "swift.config.runs:PtConfig",
         "swift.recipes.pt:run", "Train", distributed=True,
     ),
+    "rlhf": Command(
+        "learn from preferences: dpo, kto, cpo, simpo, orpo, rm", "swift.config.runs:RlhfConfig",
+        "swift.recipes.rlhf:run", "Train", distributed=True,
+    ),
     "check": Command("say what a configuration would do, without training", group="Train"),
     "inspect": Command(
         "show what will be learned, token by token, without training",
@@ -86,7 +90,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("rlhf", "deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")
+LATER = ("deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

@@ -91,18 +91,21 @@ def samples_of(*lengths: int, seed: int = 0) -> list[Sample]:
 def test_a_position_reads_a_token_and_predicts_the_next_of_its_sample() -> None:
     samples = samples_of(5, 2, 1, 9)
     made = pack(samples)
+    columns = (made.targets_N.tolist(), made.weights_N.tolist(), made.sequence_N.tolist())
+    learned = dict(zip(made.learned_N.tolist(), zip(*columns, strict=True), strict=True))
     at = 0
     for place, one in enumerate(samples):
         assert made.starts_S[place] == at
         for t in range(len(one.tokens) - 1):
             assert made.tokens_T[at] == one.tokens[t]
-            assert made.targets_T[at] == one.tokens[t + 1]
-            assert made.weights_T[at] == one.weights[t + 1]
+            expected = (one.tokens[t + 1], one.weights[t + 1], place)
+            assert learned.pop(at, None) == (expected if one.weights[t + 1] else None)
             assert made.positions_T[at] == t
             at += 1
+    assert not learned
     assert made.starts_S[-1] == at == len(made.tokens_T) == 4 + 1 + 0 + 8
     assert made.places == ("a.jsonl:1", "a.jsonl:2", "a.jsonl:3", "a.jsonl:4")
-    kinds = (made.tokens_T, made.targets_T, made.weights_T, made.positions_T, made.starts_S)
+    kinds = (made.tokens_T, made.targets_N, made.weights_N, made.positions_T, made.starts_S)
     assert [array.dtype.name for array in kinds] == ["int64", "int64", "float32", "int64", "int32"]
 
 

@@ -146,6 +146,18 @@ class ConversationsSection(DataSection):
         return self
 
 
+class AnswersSection(ConversationsSection):
+    """Which answers, and what becomes of them on the way to tokens."""
+
+    learn: str = "last_round"
+    """Which tokens are answers: last_round (behind the last user's turn), default (every assistant
+    turn)."""
+
+    overflow: Literal["drop", "cut-left", "cut-right", "error"] = "drop"
+    """What happens to a row with a longer text: left out, cut (of a pair both texts), or an error.
+    Counted in the ledger."""
+
+
 class TextsSection(ConversationsSection):
     """Which texts, and what becomes of them on the way to tokens."""
 

@@ -16,18 +16,18 @@ _TOPICS = {
         vera_dropout vera_projection_prng_key vera_rank
     """,
     "preference and policy training": """
-        advantage_estimator async_generate beta center_rewards_coefficient
+        advantage_estimator async_generate  
         chord_enable_phi_function chord_mu_decay_steps chord_mu_peak chord_mu_valley
         chord_mu_warmup_steps chord_sft_dataset chord_sft_per_device_train_batch_size delta
-        desirable_weight dynamic_sample epsilon epsilon_high fipo_clip_high_only
+        dynamic_sample epsilon epsilon_high fipo_clip_high_only
         fipo_clip_range fipo_decay_rate fipo_safety_threshold gkd_logits_topk gym_env
         importance_sampling_level kl_in_reward lmbda log_completions
-        log_rollout_offpolicy_metrics loss_weights max_completion_length max_turns
+        log_rollout_offpolicy_metrics max_completion_length max_turns
         multi_turn_scheduler num_generations num_iterations offload_model offload_optimizer
         offload_teacher_model overlong_filter response_length reward_funcs reward_model
-        reward_weights rlhf_type rpo_alpha scale_rewards sft_alpha sleep_level
+        reward_weights scale_rewards sft_alpha sleep_level
         steps_per_generation tau_neg tau_pos teacher_deepspeed teacher_model
-        teacher_model_server undesirable_weight use_gym_env
+        teacher_model_server use_gym_env
     """,
     "image, video and audio": """
         max_pixels norm_bbox
@@ -110,7 +110,7 @@ _TOPICS = {
         include_for_metrics include_num_input_tokens_seen init_strategy
         is_binary_loss_scale length_column_name liger_kernel_config load_best_model_at_end
         local_rank local_repo_path log_level log_level_replica log_on_each_node logging_dir
-        logging_nan_inf_filter logging_strategy logprobs loss_type lr_scheduler_kwargs
+        logging_nan_inf_filter logging_strategy logprobs lr_scheduler_kwargs
         max_memory max_model_len model_kwargs neftune_noise_alpha new_special_tokens
         optim_args optim_target_modules optimizer packing_strategy
         padding_side parallelism_config prediction_loss_only preserve_thinking project

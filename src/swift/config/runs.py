@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from swift.config.data import ConversationsSection, DataSection, TextsSection
+from swift.config.alignment import DpoSection, RlhfSection
+from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
 from swift.config.infer import InferSection
 from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
@@ -20,6 +21,7 @@ from swift.config.verify import TriedSection
 
 Tuner = Annotated[TunerSection, Variants(TunerSection, "lora")]
 Optimizer = Annotated[OptimizerSection, Variants(OptimizerSection, "adamw")]
+Rlhf = Annotated[RlhfSection, Variants(RlhfSection, "dpo")]
 Schedule = Annotated[ScheduleSection, Variants(ScheduleSection, "cosine")]
 
 
@@ -89,6 +91,14 @@ class PtConfig(TrainingConfig):
 
     command: Literal["pt"] = "pt"
     data: TextsSection
+
+
+class RlhfConfig(TrainingConfig):
+    """swift rlhf: learn from preferences."""
+
+    command: Literal["rlhf"] = "rlhf"
+    data: AnswersSection
+    rlhf: Rlhf = DpoSection()
 
 
 class InspectingConfig(TrainingConfig):

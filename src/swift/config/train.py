@@ -53,7 +53,8 @@ class TrainSection(Section):
     """Checkpoints to keep; the best and the last one always stay. Default: all."""
 
     best_metric: str = "loss"
-    """The evaluation metric that makes a checkpoint the best: loss or token_accuracy."""
+    """The evaluation metric that makes a checkpoint the best: loss (the lower the better), or one
+    of those that grow, such as token_accuracy or rewards/accuracies."""
 
     patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations in a row that were not better than the best."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,30 +29,34 @@ from swift.config.data import DataSection
 from swift.data.formats.form import Format, formats, understand, understand_any
 from swift.data.formats.meaning import Meaning, each, kind_of, with_system
 from swift.data.formats.media import located
+from swift.data.labelled import labelled
 from swift.data.process import end_with_parent
 from swift.data.source import Block
 from swift.data.tokens import Compact, compact, table_of, write_tokens
 from swift.errors import DataError, RenderError, ResourceError
 
 _REASON = 1000  # characters of the reason why a row cannot be used
-VERSION = 6  # part of every key; raised when the meaning of the files changes
+VERSION = 7  # part of every key; raised when the meaning of the files changes
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
     """What decides the tokens of a row beside the row and the renderer."""
 
-    kind: Literal["chat", "text"]
+    kind: str  # "text", or a task of data.formats.form
     learn: str = "default"
     system: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     names: tuple[tuple[str, tuple[str, ...]], ...] = ()  # ("{{NAME}}", ("Apus",)), ...
     plugins: tuple[str, ...] = ()
 
+    @property
+    def task(self) -> str:
+        """The task whose formats its rows have."""
+        return "chat" if self.kind == "text" else self.kind
+
     @classmethod
-    def of(
-        cls, kind: Literal["chat", "text"], section: DataSection, plugins: Iterable[str] = ()
-    ) -> EncodeSettings:
+    def of(cls, kind: str, section: DataSection, plugins: Iterable[str] = ()) -> EncodeSettings:
         """What a run's data section says of it."""
         names = (("{{NAME}}", section.model_name), ("{{AUTHOR}}", section.model_author))
         return cls(
@@ -235,13 +239,13 @@ def renderer_of(spec: RendererSpec) -> Renderer:
 
 
 def _encode_block(block: Block, spec: RendererSpec, settings: EncodeSettings, path: Path) -> None:
-    renderer, known = renderer_of(spec), formats()
+    renderer, known = renderer_of(spec), formats(settings.task)
     base = block.source.path.parent.absolute()
     made: list[tuple[int, Compact]] = []
     failures: list[tuple[int, str]] = []
     for index, raw in enumerate(block.rows):
         try:
-            samples = [compact(s) for s in encode_row(raw, renderer, settings, known, base)]
+            samples = compact_row(raw, renderer, settings, known, base)
         except (DataError, RecursionError) as error:
             failures.append((index, _reason(error)))
             continue
@@ -254,6 +258,15 @@ def _reason(error: Exception) -> str:
     text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _REASON else f"{text[:_REASON]}..."
+
+
+def compact_row(
+    raw: bytes, renderer: Renderer, settings: EncodeSettings, known: list[Format], base: Path
+) -> list[Compact]:
+    """One row's samples as they are kept; arguments and errors as of :func:`encode_row`."""
+    if settings.kind in ("chat", "text"):
+        return [compact(sample) for sample in encode_row(raw, renderer, settings, known, base)]
+    return [labelled(read_row(raw, settings, known, base), renderer, settings.learn)]
 
 
 def encode_row(

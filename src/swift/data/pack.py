@@ -1,6 +1,6 @@
 """Samples laid end to end: borders, positions, and the shift by one, which happens here, once.
 
-Axes: T positions of a pack, S samples in it.
+Axes: T positions of a pack, S segments in it, N learned tokens, Q sequences.
 """
 
 from __future__ import annotations
@@ -21,41 +21,125 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Pack:
-    """Samples end to end. Position t reads ``tokens_T[t]`` and predicts ``targets_T[t]``."""
+    """Samples end to end.
+
+    A segment is a run of tokens. It begins a text, or goes on from the end of its parent: then what
+    several sequences begin with alike is read once.
+    """
 
     tokens_T: Array  # int64
-    targets_T: Array  # int64
-    weights_T: Array  # float32: how much the prediction of the target counts; 0: not learned
-    positions_T: Array  # int64: place in its own sample
-    starts_S: Array  # int32: first position of every sample; and one more, T
+    positions_T: Array  # int64: place in its own sequence
+    starts_S: Array  # int32: first position of every segment; and one more, T
+    parents: tuple[int, ...]  # the segment that each goes on from; -1: none
+    learned_N: Array  # int64: positions that predict a token which is learned ...
+    targets_N: Array  # int64: ... that token ...
+    weights_N: Array  # float32: ... how much it counts ...
+    sequence_N: Array  # int64: ... and the sequence it is in
+    ends_Q: Array  # int64: the last position of every sequence
+    reference_N: Array | None  # float32: log-probabilities under another model, if known
+    labels: Array  # float32: those of all samples
     count: int  # positions of samples, without filling
     places: tuple[str, ...]  # the row of every sample
     media: tuple[tuple[Media, ...], ...] = ()  # those of every sample
 
+    @property
+    def branches(self) -> bool:
+        """Whether any segment goes on from another."""
+        return any(parent >= 0 for parent in self.parents)
 
-def pack(samples: Sequence[Sample], multiple: int = 1) -> Pack:
+
+def pack(
+    samples: Sequence[Sample], multiple: int = 1, *, share: bool = False, whole: bool = False
+) -> Pack:
     """Lay samples end to end.
 
     Args:
         samples: one of L tokens takes L - 1 positions: its last token is only predicted.
-        multiple: of positions that the pack is filled up to, with one more sample that counts for
+        multiple: of positions that the pack is filled up to, with one more segment that counts for
             nothing; so it is also when there are no samples at all.
+        share: what the sequences of a sample begin with alike is laid once.
+        whole: the last token is read too, for what is asked of it.
     """
-    lengths = [len(sample.tokens) - 1 for sample in samples]
-    total = sum(lengths)
-    filling = -total % multiple if total else multiple
-    spans = [*lengths, filling] if filling else lengths
-    nothing = np.zeros(filling, np.int64)
+    laid = _Laid()
+    for sample in samples:
+        laid.add(sample.sequences, share and not sample.media, whole)
+    count = laid.size
+    if filling := -count % multiple if count else multiple:
+        laid.segment(np.zeros(filling, np.int64), 0, -1)
+    reference = [sample.reference for sample in samples if sample.reference is not None]
     return Pack(
-        np.concatenate([*(sample.tokens[:-1] for sample in samples), nothing]).astype(np.int64),
-        np.concatenate([*(sample.tokens[1:] for sample in samples), nothing]).astype(np.int64),
-        np.concatenate([*(sample.weights[1:] for sample in samples), nothing]).astype(np.float32),
-        np.concatenate([np.arange(span) for span in spans]).astype(np.int64),
-        np.concatenate([[0], np.cumsum(spans)]).astype(np.int32),
-        total,
+        np.concatenate(laid.tokens).astype(np.int64),
+        np.concatenate(laid.positions).astype(np.int64),
+        np.array(laid.starts, np.int32),
+        tuple(laid.parents),
+        _joined(laid.learned, np.int64),
+        _joined(laid.targets, np.int64),
+        _joined(laid.weights, np.float32),
+        np.repeat(np.arange(len(laid.learned)), [len(part) for part in laid.learned]),
+        np.array(laid.ends, np.int64),
+        _joined(reference, np.float32) if reference else None,
+        np.array([label for sample in samples for label in sample.labels], np.float32),
+        count,
         tuple(sample.place for sample in samples),
         tuple(sample.media for sample in samples),
     )
+
+
+class _Laid:
+    """What is laid so far."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Array] = []  # of every segment
+        self.positions: list[Array] = []
+        self.starts = [0]
+        self.parents: list[int] = []
+        self.learned: list[Array] = []  # of every sequence
+        self.targets: list[Array] = []
+        self.weights: list[Array] = []
+        self.ends: list[int] = []
+
+    @property
+    def size(self) -> int:
+        """Positions taken."""
+        return self.starts[-1]
+
+    def segment(self, tokens: Array, first: int, parent: int) -> int:
+        """Lay a segment whose first token has the position ``first``; returns its number."""
+        self.tokens.append(tokens)
+        self.positions.append(np.arange(first, first + len(tokens)))
+        self.starts.append(self.size + len(tokens))
+        self.parents.append(parent)
+        return len(self.parents) - 1
+
+    def add(self, sequences: list[tuple[Array, Array]], share: bool, whole: bool) -> None:
+        """Lay the sequences of a sample."""
+        lengths = [len(tokens) - (not whole) for tokens, _ in sequences]
+        common = _alike([tokens for tokens, _ in sequences], min(lengths)) if share else 0
+        trunk_at, trunk = self.size, -1
+        if common:
+            trunk = self.segment(sequences[0][0][:common], 0, -1)
+        for (tokens, weights), length in zip(sequences, lengths, strict=True):
+            at = self.size - common  # where its first token would be, were nothing shared
+            if length > common or not common:
+                self.segment(tokens[common:length], common, trunk)
+            learned = np.flatnonzero(weights[1:])
+            self.learned.append(np.where(learned < common, trunk_at, at) + learned)
+            self.targets.append(tokens[1:][learned])
+            self.weights.append(weights[1:][learned])
+            self.ends.append((at if length > common else trunk_at) + length - 1)
+
+
+def _alike(sequences: list[Array], most: int) -> int:
+    """How many tokens several sequences begin with alike, up to ``most``; 0 where there is one."""
+    if len(sequences) < 2:
+        return 0
+    first = sequences[0][:most]
+    same = np.logical_and.reduce([first == other[:most] for other in sequences[1:]])
+    return most if same.all() else int(np.argmin(same))
+
+
+def _joined(arrays: list[Array], kind: Any) -> Array:
+    return np.concatenate(arrays).astype(kind) if arrays else np.zeros(0, kind)
 
 
 def best_fit(lengths: Array, capacity: int) -> list[Array]:

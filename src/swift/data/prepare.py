@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Workshop:
 
     section: ConversationsSection
     spec: RendererSpec
-    kind: Literal["chat", "text"]
+    kind: str  # of the rows (see EncodeSettings)
     max_length: int
     cache: Path
     locate: Locate

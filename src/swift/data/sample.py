@@ -32,6 +32,17 @@ class Sample:
     weights: Array  # float32 (L,)
     place: str  # "chats.jsonl:17"
     media: tuple[Media, ...] = ()  # in the order in which they stand in the tokens
+    parts: tuple[int, ...] = ()  # tokens of each of its sequences, end to end; empty: it is one
+    labels: tuple[float, ...] = ()  # what it is an example of
+    reference: Array | None = None  # float32: log-probability of each learned token, if known
+
+    @property
+    def sequences(self) -> list[tuple[Array, Array]]:
+        """Tokens and weights of each of its sequences."""
+        if not self.parts:
+            return [(self.tokens, self.weights)]
+        ends = np.cumsum(self.parts)[:-1]
+        return list(zip(np.split(self.tokens, ends), np.split(self.weights, ends), strict=True))
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class _Block:
     path: Path
     source: Source
     lines: Array  # int32: line of every row of the block
+    most: int  # tokens of a sequence, where a sample has several
 
 
 class _Tokens:
@@ -52,6 +64,8 @@ class _Tokens:
         _, self.weight = _flat(batch["weights"])
         self.media = batch["media"]
         self.has_media_S = self.media.is_valid().to_numpy(zero_copy_only=False)
+        self.part_at, self.part = _flat(batch["parts"])
+        self.label_at, self.label = _flat(batch["labels"])
 
     def tokens_of(self, i: int) -> Array:
         return self.token[self.token_at[i] : self.token_at[i + 1]]
@@ -60,9 +74,25 @@ class _Tokens:
         runs = slice(self.run_at[i], self.run_at[i + 1])
         return np.repeat(self.weight[runs], self.run[runs])
 
+    def parts_of(self, i: int) -> Array:
+        """Tokens of each sequence of a sample that has several; else nothing."""
+        return self.part[self.part_at[i] : self.part_at[i + 1]]
+
+    def labels_of(self, i: int) -> Array:
+        return self.label[self.label_at[i] : self.label_at[i + 1]]
+
     @property
     def length_S(self) -> Array:
         return np.diff(self.token_at).astype(np.int64)
+
+    @property
+    def longest_S(self) -> Array:
+        """Tokens of the longest sequence of every sample."""
+        longest_S, several_S = self.length_S, np.diff(self.part_at) > 0
+        if several_S.any():
+            firsts = self.part_at[:-1][several_S]
+            longest_S[several_S] = np.maximum.reduceat(self.part, firsts)
+        return longest_S
 
     @property
     def learned_S(self) -> Array:
@@ -96,13 +126,20 @@ class Samples(Sequence[Sample]):
         return len(self.block_S)
 
     def __getitem__(self, i: Any) -> Any:
-        tokens = self._tokens(int(self.block_S[i]))
-        index, part = int(self.index_S[i]), slice(int(self.start_S[i]), int(self.stop_S[i]))
+        block, tokens = self.blocks[int(self.block_S[i])], self._tokens(int(self.block_S[i]))
+        index, lengths = int(self.index_S[i]), tokens.parts_of(int(self.index_S[i]))
+        part: Any = slice(int(self.start_S[i]), int(self.stop_S[i]))
+        if len(lengths) and (lengths > block.most).any():
+            spans = _spans(lengths, block.most, left=part.start > 0)
+            part = np.concatenate([np.arange(a, b) for a, b in spans])
+            lengths = np.array([b - a for a, b in spans])
         return Sample(
             tokens.tokens_of(index)[part],
             tokens.weights_of(index)[part],
             self.place(i),
             media_in(tokens.media[index].as_py()) if tokens.has_media_S[index] else (),
+            tuple(lengths.tolist()),
+            tuple(tokens.labels_of(index).tolist()),
         )
 
     def place(self, i: int) -> str:
@@ -195,7 +232,8 @@ def collect(
             if strict:
                 raise DataError(f"{place}: {why}")
             account.fail(place, why)
-        block = _Block(part.path, part.block.source, np.asarray(part.block.lines, np.int32))
+        lines = np.asarray(part.block.lines, np.int32)
+        block = _Block(part.path, part.block.source, lines, max_length)
         samples.blocks.append(block)
         number = len(samples.blocks) - 1
         columns.append(_fit(samples, number, max_length, overflow, ledger))
@@ -212,7 +250,7 @@ def _fit(
     """The samples of one block, as columns: block, index, start, stop, learned."""
     tokens, block = samples._tokens(number), samples.blocks[number]
     row_S, length_S, learned = tokens.row, tokens.length_S, tokens.learned_S
-    long = length_S > max_length
+    long = tokens.longest_S > max_length
     index, start, stop = np.arange(len(length_S)), np.zeros_like(length_S), length_S
     if long.any():
         if overflow == "error":
@@ -249,7 +287,7 @@ def _fit(
 def _too_long(block: _Block, tokens: _Tokens, i: int, max_length: int) -> str:
     place = block.source.place(int(block.lines[tokens.row[i]]))
     return (
-        f"{place}: {tokens.length_S[i]} tokens, more than max_length {max_length}; "
+        f"{place}: {tokens.longest_S[i]} tokens, more than max_length {max_length}; "
         "raise it, or set --truncation_strategy drop"
     )
 
@@ -266,7 +304,10 @@ def _shorten(
             continue
         if whole_S[i]:  # media are not cut in two
             continue
-        weights = tokens.weights_of(i)
+        weights, lengths = tokens.weights_of(i), tokens.parts_of(i)
+        if len(lengths):
+            pieces += _shorten_all(i, lengths, weights, max_length, overflow)
+            continue
         for start, stop in _pieces(int(length_S[i]), max_length, overflow):
             pieces.append((i, start, stop, int((weights[start + 1 : stop] > 0).sum())))
     columns = np.array(pieces, dtype=np.int64).reshape(-1, 4).T
@@ -282,3 +323,30 @@ def _pieces(length: int, most: int, overflow: str) -> list[tuple[int, int]]:
     if overflow == "split":
         return [(at, min(at + most, length)) for at in range(0, length - 1, most - 1)]
     return []
+
+
+def _shorten_all(
+    i: int, lengths: Array, weights: Array, most: int, overflow: str
+) -> list[tuple[int, int, int, int]]:
+    """A sample of several sequences, each of them cut; kept where all have something to learn.
+
+    What its columns start and stop leave out is as much as is cut, on the side where it is cut.
+    """
+    if overflow not in ("cut-left", "cut-right"):
+        return []
+    left = overflow == "cut-left"
+    spans = _spans(lengths, most, left=left)
+    counts = [int((weights[a + 1 : b] > 0).sum()) for a, b in spans]
+    kept, whole = sum(b - a for a, b in spans), int(lengths.sum())
+    start, stop = (whole - kept, whole) if left else (0, kept)
+    return [(i, start, stop, sum(counts) if min(counts) else 0)]
+
+
+def _spans(lengths: Array, most: int, *, left: bool) -> list[tuple[int, int]]:
+    """What is left of each of several sequences, as places in the tokens of their sample."""
+    stops = np.cumsum(lengths).tolist()
+    spans = []
+    for stop, length in zip(stops, lengths.tolist(), strict=True):
+        less = max(0, length - most)
+        spans.append((stop - length + less * left, stop - less * (not left)))
+    return spans

@@ -7,8 +7,8 @@ nothing but k, and one process with two micro-batches sees the same step as two 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -197,17 +197,31 @@ class Collate:
     """Samples -> a batch.
 
     ``packed``: samples end to end, else padded rows. ``multiple``: of positions that packed batches
-    are filled up to. ``spec``: of the renderer, where samples may hold media.
+    are filled up to. ``spec``: of the renderer, where samples may hold media. ``counted``: a batch
+    counts for its samples, not for its tokens. ``share`` and ``whole``: as of :func:`pack`.
+    ``beside``: makes samples that are read with others, and not learned.
     """
 
     packed: bool = True
     multiple: int = 1
     spec: RendererSpec | None = None
+    counted: bool = False
+    share: bool = False
+    whole: bool = False
+    beside: Callable[[list[Sample]], list[Sample]] | None = None
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """Lay samples out, with what the model reads for their media."""
-        laid = pack(samples, self.multiple if self.packed else 1)
-        return batch(laid, packed=self.packed, features=self._features(samples))
+        multiple = self.multiple if self.packed else 1
+        laid = pack(samples, multiple, share=self.share and self.packed, whole=self.whole)
+        beside = replace(self, beside=None)(self.beside(samples)) if self.beside else None
+        return batch(
+            laid,
+            packed=self.packed,
+            features=self._features(samples),
+            weight=float(len(samples)) if self.counted else None,
+            beside=beside,
+        )
 
     def _features(self, samples: list[Sample]) -> Features | None:
         if self.spec is None or not any(sample.media for sample in samples):

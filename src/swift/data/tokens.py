@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,8 @@ SCHEMA = pa.schema(
         ("weights", pa.list_(pa.float32())),  # ... have this weight
         ("row", pa.int32()),  # index of the row in the block
         ("media", pa.string()),  # JSON of [kind, source] of every medium in the tokens; or null
+        ("parts", pa.list_(pa.int32())),  # tokens of each of its sequences; empty: it is one
+        ("labels", pa.list_(pa.float32())),  # numbers that say what it is an example of
     ]
 )
 
@@ -35,6 +38,8 @@ class Compact:
     runs: list[int]  # how many tokens ...
     weights: list[float]  # ... have this weight
     media: str | None  # JSON of [kind, source] of each
+    parts: tuple[int, ...] = ()  # tokens of each of its sequences; empty: it is one
+    labels: tuple[float, ...] = ()
 
 
 def compact(sample: Rendered) -> Compact:
@@ -63,6 +68,19 @@ def compact(sample: Rendered) -> Compact:
     return Compact(sample.tokens[: sum(runs)], runs, weights, media)
 
 
+def joined(samples: Sequence[Compact], labels: Sequence[float] = ()) -> Compact:
+    """Sequences that are learned from together, end to end, as one sample."""
+    media = [one for sample in samples for one in json.loads(sample.media or "[]")]
+    return Compact(
+        [token for sample in samples for token in sample.tokens],
+        [run for sample in samples for run in sample.runs],
+        [weight for sample in samples for weight in sample.weights],
+        json.dumps(media) if media else None,
+        tuple(len(sample.tokens) for sample in samples),
+        tuple(labels),
+    )
+
+
 def table_of(samples: list[tuple[int, Compact]]) -> pa.RecordBatch:
     """Samples with the index of their row, as columns."""
     columns = [
@@ -71,6 +89,8 @@ def table_of(samples: list[tuple[int, Compact]]) -> pa.RecordBatch:
         _lists([one.weights for _, one in samples], "f", pa.float32()),
         pa.array([row for row, _ in samples], pa.int32()),
         pa.array([one.media for _, one in samples], pa.string()),
+        _lists([list(one.parts) for _, one in samples], "i", pa.int32()),
+        _lists([list(one.labels) for _, one in samples], "f", pa.float32()),
     ]
     return pa.record_batch(columns, schema=SCHEMA)
 

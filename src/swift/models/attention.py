@@ -9,7 +9,7 @@ Axes: B rows (1), H heads, T positions, D head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -41,12 +41,14 @@ def packed_attention(
     s_aux: torch.Tensor | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    parents: tuple[int, ...] = (),
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each sample of a pack, with transformers' attention signature.
+    """Causal attention within each segment of a pack, with transformers' attention signature.
 
-    ``cu_seq_lens_q``, int32 (S + 1), is the first position of every sample and the end of the
-    last; ``max_length_q`` the positions of the longest. Without them every row is one sample.
+    ``cu_seq_lens_q``, int32 (S + 1), is the first position of every segment and the end of the
+    last; ``max_length_q`` the positions of the longest. Without them every row is one segment.
+    ``parents``: the segment that each goes on from, and sees the whole of; -1: none.
     ``softcap`` bounds the scores; ``s_aux`` (H) are the scores of sinks. Raises
     NotImplementedError for attention with a cache or a mask of its own.
     """
@@ -54,7 +56,8 @@ def packed_attention(
         raise NotImplementedError("packed attention knows neither masks nor a cache")
     plain = softcap is None and s_aux is None
     half = query_BHTD.dtype in (torch.bfloat16, torch.float16)
-    if query_BHTD.is_cuda and half and plain and dropout == 0.0 and cu_seq_lens_q is not None:
+    fused = query_BHTD.is_cuda and half and plain and dropout == 0.0 and not parents
+    if fused and cu_seq_lens_q is not None:
         assert max_length_q is not None and query_BHTD.shape[0] == 1
         query, key, value = (x[0].transpose(0, 1) for x in (query_BHTD, key_BHTD, value_BHTD))
         out_THD = varlen_attn(
@@ -65,12 +68,20 @@ def packed_attention(
         assert isinstance(out_THD, torch.Tensor)
         return out_THD[None], None
     bounds = [0, query_BHTD.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    spans = list(pairwise(bounds))
     parts = []
-    for start, stop in pairwise(bounds):
+    for number, (start, stop) in enumerate(spans):
         query, key, value = (x[:, :, start:stop] for x in (query_BHTD, key_BHTD, value_BHTD))
+        before = 0
+        if parents and parents[number] >= 0:
+            first, last = spans[parents[number]]
+            before = last - first
+            key = torch.cat([key_BHTD[:, :, first:last], key], dim=2)
+            value = torch.cat([value_BHTD[:, :, first:last], value], dim=2)
         if plain:
-            inside = sliding_window is None or stop - start <= sliding_window
-            mask = None if inside else _seen(stop - start, sliding_window, query.device)
+            length = before + stop - start
+            inside = not before and (sliding_window is None or length <= sliding_window)
+            mask = None if inside else _seen(length, sliding_window, query.device)[before:]
             part = F.scaled_dot_product_attention(
                 query,
                 key,
@@ -88,7 +99,7 @@ def packed_attention(
 
 
 def _seen(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Which positions (columns) a position (row) of a sample sees."""
+    """Which positions (columns) a position (row) of a text sees."""
     place = torch.arange(length, device=device)
     distance = place[:, None] - place[None, :]
     return (distance >= 0) & (distance < (window or length))
@@ -104,19 +115,20 @@ def _explicit(
     cap: float | None,
     sinks_H: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention of one sample, step by step, with what no fused kernel does: a soft cap on the
+    """Attention of one segment, step by step, with what no fused kernel does: a soft cap on the
     scores (arXiv:2408.00118, section 2), or a sink in each head that takes a share of its attention
     (arXiv:2508.10925, section 2).
     """
-    length, repeats = query_BHTD.shape[2], query_BHTD.shape[1] // key_BHTD.shape[1]
+    length, repeats = key_BHTD.shape[2], query_BHTD.shape[1] // key_BHTD.shape[1]
+    count = query_BHTD.shape[2]  # the last of them
     key, value = (x.repeat_interleave(repeats, dim=1) for x in (key_BHTD, value_BHTD))
     scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query_BHTD @ key.transpose(2, 3) * scale).float()
     if cap is not None:
         scores = cap * torch.tanh(scores / cap)
-    scores = scores.masked_fill(~_seen(length, window, scores.device), float("-inf"))
+    scores = scores.masked_fill(~_seen(length, window, scores.device)[-count:], float("-inf"))
     if sinks_H is not None:
-        sinks = sinks_H.float().view(1, -1, 1, 1).expand(len(scores), -1, length, -1)
+        sinks = sinks_H.float().view(1, -1, 1, 1).expand(len(scores), -1, count, -1)
         scores = torch.cat([scores, sinks], dim=-1)
     shares = scores.softmax(-1)[..., :length].to(value.dtype)
     return F.dropout(shares, dropout) @ value
@@ -174,6 +186,8 @@ def run_body(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
             "max_length_q": batch.longest,
             "max_length_k": batch.longest,
         }
+    if batch.parents:
+        borders["parents"] = batch.parents
     out = body(model)(
         input_ids=batch.tokens,
         position_ids=batch.positions if batch.packed or not batch.media else None,
@@ -221,6 +235,35 @@ def choose_layout(model: PreTrainedModel, wanted: str = "auto") -> Layout:
         if name != PACKED and _usable(model, name):
             return Layout(name, packed=False)
     raise ConfigError(f"--attn_impl {wanted}: {type(model).__name__} cannot run with it")
+
+
+def shares(model: PreTrainedModel, layout: Layout) -> bool:
+    """Whether a text may be read as branches of one trunk: each comes out as it does in a pack."""
+    if layout.attention != PACKED:
+        return False
+    training = model.training
+    model.eval()
+    random = torch.Generator().manual_seed(0)
+    count = min(vocabulary(model), 1000)
+    trunk, *branches = (
+        torch.randint(0, count, (length,), generator=random) for length in (7, 5, 3)
+    )
+    device = next(model.parameters()).device
+    plain = _lay([torch.cat([trunk, branch]) for branch in branches], device)
+    tree = _lay([trunk, *branches], device)
+    positions = torch.cat([torch.arange(n) + at for n, at in ((7, 0), (5, 7), (3, 7))])[None]
+    tree = replace(tree, positions=positions.to(device), parents=(-1, 0, 0))
+    try:
+        with torch.no_grad():
+            apart, together = (run_body(model, batch)[0].float() for batch in (plain, tree))
+    except (TypeError, NotImplementedError):
+        return False
+    finally:
+        model.train(training)
+    apart = torch.cat([apart[7:12], apart[19:]])
+    exact = next(model.parameters()).dtype == torch.float32
+    bound = (1e-4 if exact else 5e-2) * apart.norm()
+    return bool((together[7:] - apart).norm() < bound)
 
 
 def attention_of(model: PreTrainedModel) -> str:

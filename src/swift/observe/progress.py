@@ -39,9 +39,12 @@ class Progress:
         if not self._speaking:
             return
         width = len(str(self._total))
+        names = ("rewards/accuracies", "token_accuracy")
+        right = next((metrics[name] for name in names if name in metrics), None)
+        accuracy = "" if right is None else f"accuracy {right:.3f}  "
         text = (
             f"step {step:>{width}}/{self._total}  loss {metrics['loss']:.4f}  "
-            f"accuracy {metrics['token_accuracy']:.3f}  lr {metrics['learning_rate']:.2e}  "
+            f"{accuracy}lr {metrics['learning_rate']:.2e}  "
             f"grad norm {metrics['grad_norm']:.3f}  {metrics['tokens_per_s']:.0f} tokens/s  "
             f"{metrics['memory_gib']:.2f} GiB  {duration(metrics['left_s'])} left"
         )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from swift import registry
 from swift.data.encode import renderer_of
 from swift.data.prepare import Prepared
+from swift.data.stream import Collate
 from swift.errors import ResourceError
 from swift.models.anatomy import decoder_layers
-from swift.models.attention import Layout, attention_of, choose_layout
-from swift.models.heads import find_head
-from swift.models.kernels import fast_linear
+from swift.models.attention import Layout, attention_of, choose_layout, shares
+from swift.models.heads import Head, find_head
+from swift.models.kernels import fast_linear, row_multiple
 from swift.models.load import load_model
 from swift.models.parts import parts
 from swift.models.recompute import recompute
@@ -27,6 +31,14 @@ from swift.train.session import Plan, Session
 from swift.tune.lora import load_adapter
 from swift.tune.tuned import Tuned
 
+Build = Callable[[Session, Tuned, Head, Layout], nn.Module]
+"""Makes the objective of a run: model and loss as one module (see train.objective)."""
+
+
+def fine_tuning(session: Session, tuned: Tuned, head: Head, layout: Layout) -> Objective:
+    """The objective of ``swift sft`` and ``swift pt``."""
+    return Objective(tuned.model, head)
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -36,6 +48,8 @@ class Learner:
     spread: Spread
     optimizer: torch.optim.Optimizer
     layout: Layout
+    unit: str  # what batches count
+    collate: Collate
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -43,7 +57,13 @@ class Learner:
         return [p for p in self.spread.module.parameters() if p.requires_grad]
 
 
-def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path | None) -> Learner:
+def build_learner(
+    session: Session,
+    plan: Plan,
+    data: Prepared,
+    checkpoint: Path | None,
+    build: Build = fine_tuning,
+) -> Learner:
     """Load the model (or the weights of a checkpoint), mark what learns, spread it."""
     config, mesh = session.config, session.mesh
     torch.manual_seed(config.train.seed)
@@ -67,9 +87,9 @@ def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path
         # the same way as the first time: a backward pass leaves the first context
         settings={"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linear())},
     )
-    spread = Spread(
-        Objective(model, head), list(decoder_layers(model)), mesh, config.parallel, session.compute
-    )
+    objective: Any = build(session, tuned, head, layout)
+    unit, collate = objective.unit, _collate(session, objective.collate, model, layout, data)
+    spread = Spread(objective, list(decoder_layers(model)), mesh, config.parallel, session.compute)
     torch.manual_seed(config.train.seed + mesh.world.rank)  # dropout differs between processes
     found = parts(model)
     optimizer = registry.build(
@@ -78,7 +98,19 @@ def build_learner(session: Session, plan: Plan, data: Prepared, checkpoint: Path
         plan.learning_rate,
         lambda name: found.of(name.removeprefix("model.")),
     )
-    return Learner(tuned, spread, optimizer, layout)
+    return Learner(tuned, spread, optimizer, layout, unit, collate)
+
+
+def _collate(
+    session: Session, wanted: Collate, model: PreTrainedModel, layout: Layout, data: Prepared
+) -> Collate:
+    """How batches are laid out: as the objective wants them and the model can read them."""
+    share = wanted.share and layout.packed and not data.has_media
+    if share and not shares(model, layout):
+        share = False
+        session.log(f"prompts are not shared: {layout.attention} attention has no branches")
+    multiple = row_multiple(session.mesh.device)
+    return replace(wanted, packed=layout.packed, multiple=multiple, spec=data.spec, share=share)
 
 
 def _load(session: Session, checkpoint: Path | None) -> Tuned:

@@ -19,7 +19,7 @@ from torch import nn
 
 from swift.config.train import TrainSection
 from swift.data.batch import Batch
-from swift.errors import ResourceError
+from swift.errors import ConfigError, ResourceError
 from swift.models.kernels import fast_linear
 from swift.observe.metrics import Recorder
 from swift.observe.progress import Progress
@@ -45,6 +45,7 @@ class Job:
     steps_per_epoch: float  # infinite where nobody knows
     section: TrainSection
     mesh: Mesh
+    unit: str  # what batches count: tokens, pairs ...
     compute: torch.dtype
     evaluation: Callable[[], Iterator[list[Batch]]] | None
     save: Callable[[TrainState], None]
@@ -101,8 +102,7 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
             out = run(job, batch)
             # gradients are averaged over the processes: times their number makes it a sum
             (out["total"] * (job.mesh.world.size / weight)).backward()
-        for name, value in out.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        _add(sums, out)
     norm = clip(job.parameters, job.section.max_grad_norm)
     if not math.isfinite(norm):
         raise ResourceError(_diverged(state.step + 1, norm, window))
@@ -113,16 +113,35 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     state.step += 1
     state.positions += int(total_positions)
     state.learned += weight
-    names = list(sums)
-    totals = job.mesh.sum([float(sums[name]) for name in names])
-    for name, total in [*zip(names, totals, strict=True), ("weight", weight)]:
-        state.sums[name] = state.sums.get(name, 0.0) + total
-    state.sums["grad_norm"], state.sums["learning_rate"] = norm, rate
+    for name, pair in _over_all(job.mesh, sums, weight).items():
+        before = state.sums.get(name, [0.0, 0.0])
+        state.sums[name] = [a + b for a, b in zip(before, pair, strict=True)]
+    state.sums["learning_rate"], state.sums["grad_norm"] = [rate, 1.0], [norm, 1.0]
     return stop > 0
 
 
+def _over_all(
+    mesh: Mesh, sums: dict[str, torch.Tensor], weight: float
+) -> dict[str, tuple[float, float]]:
+    """Loss and metrics over all processes: each a sum, and what divides it."""
+    metrics = [name for name in sums if name != "total"]
+    numbers = [value for name in metrics for value in sums[name].tolist()]
+    total, *numbers = mesh.sum([float(sums["total"]), *numbers])
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return {"loss": (total, weight), **dict(zip(metrics, pairs, strict=True))}
+
+
+def _add(
+    sums: dict[str, torch.Tensor], out: dict[str, torch.Tensor], dtype: torch.dtype | None = None
+) -> None:
+    """Add what an objective gave to what it gave before."""
+    for name, value in out.items():
+        new = value.detach().to(dtype)
+        sums[name] = sums[name] + new if name in sums else new
+
+
 def run(job: Job, batch: Batch) -> dict[str, torch.Tensor]:
-    """Loss and metric sums of one micro-batch."""
+    """Loss and metrics of one micro-batch, as its objective gives them."""
     device = job.mesh.device
     mixed = job.compute != torch.float32 and not job.spread.sharded
     with torch.autocast(device.type, job.compute) if mixed else contextlib.nullcontext():
@@ -144,17 +163,18 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     """Metrics over the evaluation samples; keeps in ``state`` which step was the best."""
     assert job.evaluation is not None
     job.spread.run.eval()
-    total = right = weight = 0.0
+    sums: dict[str, torch.Tensor] = {}
+    weight = 0.0
     for window in job.evaluation():
         for batch in window:
             with fast_linear():
                 out = run(job, batch)
-            total += float(out["total"])
-            right += float(out["token_accuracy"])
+            _add(sums, out, torch.float64)
             weight += batch.weight
     job.spread.run.train()
-    total, right, weight = job.mesh.sum([total, right, weight])
-    metrics = {"loss": total / weight, "token_accuracy": right / weight}
+    (weight,) = job.mesh.sum([weight])
+    pairs = _over_all(job.mesh, sums, weight).items()
+    metrics = {name: total / count for name, (total, count) in pairs if count}
     _judge(job.section.best_metric, metrics, state)
     if job.recorder:
         job.recorder.evaluation(state.step, metrics)
@@ -162,6 +182,8 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
 
 
 def _judge(name: str, metrics: dict[str, float], state: TrainState) -> None:
+    if name not in metrics:
+        raise ConfigError(f"--metric_for_best_model: {name!r} is not one of {', '.join(metrics)}")
     value = metrics[name]
     better = state.best is None or (value < state.best if name == "loss" else value > state.best)
     state.stale = 0 if better else state.stale + 1
@@ -192,7 +214,7 @@ class _Clock:
         seconds = max(now - self.last, 1e-9)
         speed = {
             "tokens_per_s": (state.positions - self.positions) / seconds,
-            "learned_tokens_per_s": (state.learned - self.learned) / seconds,
+            "learned_per_s": (state.learned - self.learned) / seconds,
             "left_s": (now - self.begun) / (state.step - self.first_step) * (steps - state.step),
         }
         self.last, self.positions, self.learned = now, state.positions, state.learned
@@ -201,16 +223,14 @@ class _Clock:
 
 def _report(job: Job, state: TrainState, clock: _Clock) -> None:
     """Pass on what happened since the last line."""
-    weight = state.sums["weight"]
+    speed = clock.lap(state, job.steps)
     metrics: dict[str, Any] = {
-        "loss": state.sums["total"] / weight,
-        "token_accuracy": state.sums["token_accuracy"] / weight,
-        "learning_rate": state.sums["learning_rate"],
-        "grad_norm": state.sums["grad_norm"],
+        **{name: total / count for name, (total, count) in state.sums.items() if count},
         "epoch": job.epoch(state.step),
-        "learned_tokens": weight,
+        f"learned_{job.unit}": state.sums["loss"][1],
         "memory_gib": peak_bytes(job.mesh.device) / 2**30,
-        **clock.lap(state, job.steps),
+        f"learned_{job.unit}_per_s": speed.pop("learned_per_s"),
+        **speed,
     }
     state.sums = {}
     job.progress.step(state.step, metrics["left_s"])

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from swift.chat.load import template_of
 from swift.chat.render import Renderer
@@ -17,10 +17,9 @@ from swift.data import flow
 from swift.data.batch import Batch
 from swift.data.ledger import Ledger
 from swift.data.prepare import Prepared, Workshop, prepare
-from swift.data.stream import Collate, Order, steps
+from swift.data.stream import Order, steps
 from swift.errors import ResourceError
 from swift.hub.locate import cache_dir, locate_dataset
-from swift.models.kernels import row_multiple
 from swift.models.load import dtype_name, is_out_of_memory
 from swift.observe.metrics import Recorder
 from swift.observe.plot import plot_loss
@@ -38,7 +37,7 @@ from swift.train.session import Plan, Session
 from swift.train.state import TrainState
 
 
-def prepare_data(session: Session, renderer: Renderer, kind: Literal["chat", "text"]) -> Prepared:
+def prepare_data(session: Session, renderer: Renderer, kind: str) -> Prepared:
     """Turn rows into samples; the first process of a machine does the work for all."""
     config, log = session.config, session.log
     main = session.mesh.world.local_rank == 0
@@ -195,8 +194,7 @@ def make_job(
 ) -> Job:
     """Everything that the loop needs."""
     config, mesh = session.config, session.mesh
-    rank, pin = mesh.world.rank, mesh.device.type == "cuda"
-    collate = Collate(learner.layout.packed, row_multiple(mesh.device), data.spec)
+    rank, pin, collate = mesh.world.rank, mesh.device.type == "cuda", learner.collate
 
     def windows(first: int, last: int) -> Iterator[list[Batch]]:
         if data.flow:
@@ -229,6 +227,7 @@ def make_job(
         steps_per_epoch=math.inf if data.flow else plan.order.steps_per_epoch,
         section=config.train,
         mesh=mesh,
+        unit=learner.unit,
         compute=session.compute,
         evaluation=evaluation if len(data.val) else None,
         save=keeper.save,

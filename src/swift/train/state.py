@@ -16,9 +16,9 @@ class TrainState:
     best: float | None = None  # best value of the chosen evaluation metric
     best_step: int | None = None
     stale: int = 0  # evaluations in a row that were not better
-    sums: dict[str, float] = field(
+    sums: dict[str, list[float]] = field(
         default_factory=dict
-    )  # over all processes, since the last line of metrics
+    )  # a sum and what divides it: over all processes, since the last line of metrics
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,0 +1,25 @@
+"""The objective of ``swift rlhf``: what its section says, with the reference that it asks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from swift import registry
+from swift.config.alignment import RlhfSection
+from swift.models.attention import Layout
+from swift.models.heads import Head
+from swift.train.learner import Build
+from swift.train.reference import reference_of
+from swift.train.session import Session
+from swift.tune.tuned import Tuned
+
+
+def objective(section: RlhfSection) -> Build:
+    """What makes the objective that a section is registered with."""
+
+    def build(session: Session, tuned: Tuned, head: Head, layout: Layout) -> nn.Module:
+        reference = reference_of(session, section, tuned, head, layout)
+        made: nn.Module = registry.build(section, tuned.model, head, reference)
+        return made
+
+    return build

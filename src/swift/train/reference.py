@@ -1,0 +1,141 @@
+"""What a model is compared with: another model, itself without its adapter, or what either said
+before the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from swift.config.alignment import ReferredSection, RlhfSection
+from swift.data.batch import Batch
+from swift.errors import ConfigError
+from swift.hub.locate import find_adapter, locate_model
+from swift.models.anatomy import vocabulary
+from swift.models.attention import Layout, choose_layout
+from swift.models.heads import Head, find_head
+from swift.models.load import dtype_name, load_model
+from swift.train.objective import read_logps
+from swift.train.session import Session
+from swift.tune.lora import load_adapter
+from swift.tune.tuned import Tuned
+
+Reference = Callable[[Batch], torch.Tensor]
+"""A batch -> the log-probability of every learned token, float32 (N,), without gradient."""
+
+_ADAPTER = "reference"
+
+
+def no_reference(batch: Batch) -> torch.Tensor:
+    """Every answer is equally likely."""
+    return torch.zeros_like(batch.weights_N)
+
+
+def known_reference(batch: Batch) -> torch.Tensor:
+    """What was computed before the start."""
+    assert batch.reference_N is not None
+    return batch.reference_N
+
+
+def reference_of(
+    session: Session, section: RlhfSection, tuned: Tuned, head: Head, layout: Layout
+) -> Reference:
+    """The reference of a run.
+
+    Raises:
+        ConfigError: it does not fit the model.
+    """
+    if not isinstance(section, ReferredSection) or getattr(section, "reference_free", False):
+        return no_reference
+    if section.ref_model is None and tuned.peft is not None:
+        return _beside_adapter(session, section, tuned.peft, tuned.model, head)
+    model = _second_model(session, section, layout)
+    if vocabulary(model) != vocabulary(tuned.model):
+        raise ConfigError(
+            f"--ref_model: its vocabulary has {vocabulary(model)} tokens, the model's "
+            f"{vocabulary(tuned.model)}; a reference reads the same tokens"
+        )
+    return _asked(model, find_head(model))
+
+
+def _asked(model: PreTrainedModel, head: Head) -> Reference:
+    def ask(batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            return read_logps(model, head, batch).logps_N
+
+    return ask
+
+
+def _beside_adapter(
+    session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel, head: Head
+) -> Reference:
+    """The model without the adapter that learns, or with that of the reference in its place."""
+    merged = session.config.model.merge
+    adapters = section.ref_adapters or ([] if merged else session.config.model.adapters)
+    if len(adapters) > 1:
+        raise ConfigError("--ref_adapters: one adapter at a time; merge the others first")
+    if adapters:
+        peft.load_adapter(str(find_adapter(adapters[0])), _ADAPTER, is_trainable=False)
+    ask = _asked(model, head)
+
+    def ask_reference(batch: Batch) -> torch.Tensor:
+        training = model.training
+        model.eval()  # a reference has no dropout
+        try:
+            with _adapter(peft, _ADAPTER) if adapters else peft.disable_adapter():
+                return ask(batch)
+        finally:
+            model.train(training)
+
+    return ask_reference
+
+
+@contextlib.contextmanager
+def _adapter(peft: PeftModel, name: str) -> Iterator[None]:
+    """Another adapter for a while; which weights learn stays as it is."""
+    learning = [parameter for parameter in peft.parameters() if parameter.requires_grad]
+    before = str(peft.active_adapter)
+    peft.set_adapter(name)
+    try:
+        yield
+    finally:
+        peft.set_adapter(before)
+        for parameter in peft.parameters():
+            parameter.requires_grad_(False)
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _second_model(session: Session, section: ReferredSection, layout: Layout) -> PreTrainedModel:
+    """Another model, frozen, laid out as the one that learns."""
+    config, base = session.config, session.base
+    if section.ref_model is not None:
+        with session.mesh.main_first():
+            base = locate_model(
+                section.ref_model,
+                revision=None,
+                hub=config.model.hub,
+                dtype=dtype_name(session.compute),
+                code=config.model.trust_remote_code,
+                say=session.log,
+            )
+    model = load_model(
+        base,
+        session.compute,
+        device=session.mesh.device,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    own = [] if section.ref_model else config.model.adapters
+    for folder in section.ref_adapters or own:
+        model = load_adapter(model, folder).merge_and_unload()
+    model.requires_grad_(False).eval()
+    if choose_layout(model, layout.attention) != layout:
+        raise ConfigError(
+            f"--ref_model: {type(model).__name__} cannot read samples as the model does "
+            f"({layout.attention}); use a reference of the same architecture"
+        )
+    return model
