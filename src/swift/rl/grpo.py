@@ -26,14 +26,15 @@ from swift.data.sample import Sample
 from swift.data.stream import Order
 from swift.errors import ResourceError
 from swift.parallel.mesh import Mesh
-from swift.rl import rollout, score
 from swift.rl.advantage import advantages, total, without_signal
 from swift.rl.answers import Answer, answer_of, weights_of
 from swift.rl.objective import PolicyBatch, joined, policy_batch
-from swift.rl.rollout import Question, Rollout, seed_of
+from swift.rl.rollout import FAULTS as OF_ROLLOUT
+from swift.rl.rollout import Episode, Question, Rollout, seed_of
+from swift.rl.score import FAULTS as OF_REWARDS
 from swift.rl.score import Judges
 
-FAULTS = (*rollout.FAULTS, *score.FAULTS)
+FAULTS = (*OF_ROLLOUT, *OF_REWARDS)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Rounds:
     def windows(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step on this process; the weights are those of that moment."""
         m = self.measures
-        for self.step in range(first, last):  # noqa: B020
+        self.step = first
+        while self.step < last:
             place = self.step % (m.steps * m.iterations)
             if place == 0:
                 self.answers = self._round()
@@ -164,7 +166,7 @@ class Rounds:
         epoch, place = divmod(number, len(self.questions))
         return self.questions[int(self.order.sequence(epoch)[place])]
 
-    def _rewards(self, episodes: Sequence[rollout.Episode]) -> list[list[float]]:
+    def _rewards(self, episodes: Sequence[Episode]) -> list[list[float]]:
         names = sorted({name for episode in episodes for name in episode.question.columns})
         columns: dict[str, list[Any]] = {
             name: [episode.question.columns.get(name) for episode in episodes] for name in names
@@ -255,9 +257,7 @@ class Rounds:
         self.metrics = {}
         return made
 
-    def _batch(
-        self, plain: Batch, used: list[Answer], weight: float, reports: bool
-    ) -> PolicyBatch:
+    def _batch(self, plain: Batch, used: list[Answer], weight: float, reports: bool) -> PolicyBatch:
         """A laid micro-batch with the columns of the answers that are learned from."""
         main = self.mesh.world.is_main
         several = self.measures.steps * self.measures.iterations > 1
@@ -287,9 +287,7 @@ class Rounds:
         self.judges.faults.clear()
         return dict(zip(FAULTS, self.mesh.sum([counts[name] for name in FAULTS]), strict=True))
 
-    def _report(
-        self, groups: list[list[Answer]], resampled: int
-    ) -> dict[str, tuple[float, float]]:
+    def _report(self, groups: list[list[Answer]], resampled: int) -> dict[str, tuple[float, float]]:
         """Metrics of a round: each a sum, and what divides it."""
         answers = [answer for group in groups for answer in group]
         rewards_GKF = torch.tensor(

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from swift.config.policy import PolicySection
 from swift.data.batch import Batch
+from swift.data.stream import PLAIN
 from swift.losses.drawn import Believed, Draw, believed
 from swift.losses.loss import Loss
 from swift.losses.policy import Acted, policy_loss
 from swift.models.anatomy import vocabulary
 from swift.models.attention import run_body
 from swift.models.heads import Head
+from swift.train.reference import Reference, no_reference
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def policy_batch(plain: Batch, weight: float, **columns: Any) -> PolicyBatch:
 class PolicyObjective(nn.Module):
     """The policy loss of answers, with what the trainer and the engine think of each other."""
 
+    unit, collate = "answers", PLAIN
+
     def __init__(
         self, section: PolicySection, draw: Draw, model: PreTrainedModel, head: Head
     ) -> None:
@@ -61,6 +65,7 @@ class PolicyObjective(nn.Module):
         self.model = model
         self._section, self._draw, self._head = section, draw, head
         self._vocabulary = vocabulary(model)
+        self.reference: Reference = no_reference
 
     def forward(self, batch: PolicyBatch) -> dict[str, torch.Tensor]:
         """``total``: the summed loss; the other entries: metrics."""
@@ -87,9 +92,9 @@ class PolicyObjective(nn.Module):
             out[name] = loss.total.new_tensor(pair)
         return out
 
-    def read(self, batch: Batch, model: PreTrainedModel | None = None) -> Believed:
+    def read(self, batch: Batch) -> Believed:
         """What the policy thinks of the learned tokens of a batch."""
-        hidden_TD = run_body(model or self.model, batch).flatten(0, 1)
+        hidden_TD = run_body(self.model, batch).flatten(0, 1)
         rows_ND = hidden_TD[batch.learned_N]
         seen = believed(rows_ND, batch.targets_N, self._head, self._vocabulary, self._draw)
         if len(batch.targets_N):

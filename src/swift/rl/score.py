@@ -8,7 +8,7 @@ import inspect
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,14 +104,16 @@ class Judges:
 
 def call(function: Reward, texts: Sequence[Any], columns: Mapping[str, Sequence[Any]]) -> list[Any]:
     """Call a reward function, and wait where it is a coroutine."""
-    found = function(list(texts), **columns) if texts else []
+    if not texts:
+        return []
+    found: Any = function(list(texts), **columns)
     if inspect.isawaitable(found):
-
-        async def wait() -> Any:
-            return await found
-
-        found = asyncio.run(wait())
+        found = asyncio.run(_wait(found))
     return list(found)
+
+
+async def _wait(found: Awaitable[Any]) -> Any:
+    return await found
 
 
 def find(section: RewardSection) -> dict[str, Reward]:

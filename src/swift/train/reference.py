@@ -27,7 +27,15 @@ from swift.tune.tuned import Tuned
 Reference = Callable[[Batch], torch.Tensor]
 """A batch -> the log-probability of every learned token, float32 (N,), without gradient."""
 
+Read = Callable[[PreTrainedModel, Head, Batch], torch.Tensor]
+"""How a model is asked; returns what a reference does."""
+
 _ADAPTER = "reference"
+
+
+def plain_logps(model: PreTrainedModel, head: Head, batch: Batch) -> torch.Tensor:
+    """Log-probabilities as the model itself gives them."""
+    return read_logps(model, head, batch).logps_N
 
 
 def no_reference(batch: Batch) -> torch.Tensor:
@@ -42,9 +50,14 @@ def known_reference(batch: Batch) -> torch.Tensor:
 
 
 def reference_of(
-    session: Session, section: RlhfSection, tuned: Tuned, head: Head, layout: Layout
+    session: Session,
+    section: RlhfSection,
+    tuned: Tuned,
+    head: Head,
+    layout: Layout,
+    read: Read = plain_logps,
 ) -> Reference:
-    """The reference of a run.
+    """The reference of a run, asked by ``read``.
 
     Raises:
         ConfigError: it does not fit the model.
@@ -52,26 +65,31 @@ def reference_of(
     if not isinstance(section, ReferredSection) or getattr(section, "reference_free", False):
         return no_reference
     if section.ref_model is None and tuned.peft is not None:
-        return _beside_adapter(session, section, tuned.peft, tuned.model, head)
+        return _beside_adapter(session, section, tuned.peft, tuned.model, head, read)
     model = _second_model(session, section, layout)
     if vocabulary(model) != vocabulary(tuned.model):
         raise ConfigError(
             f"--ref_model: its vocabulary has {vocabulary(model)} tokens, the model's "
             f"{vocabulary(tuned.model)}; a reference reads the same tokens"
         )
-    return _asked(model, find_head(model))
+    return _asked(model, find_head(model), read)
 
 
-def _asked(model: PreTrainedModel, head: Head) -> Reference:
+def _asked(model: PreTrainedModel, head: Head, read: Read) -> Reference:
     def ask(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            return read_logps(model, head, batch).logps_N
+            return read(model, head, batch)
 
     return ask
 
 
 def _beside_adapter(
-    session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel, head: Head
+    session: Session,
+    section: ReferredSection,
+    peft: PeftModel,
+    model: PreTrainedModel,
+    head: Head,
+    read: Read,
 ) -> Reference:
     """The model without the adapter that learns, or with that of the reference in its place."""
     merged = session.config.model.merge
@@ -80,7 +98,7 @@ def _beside_adapter(
         raise ConfigError("--ref_adapters: one adapter at a time; merge the others first")
     if adapters:
         peft.load_adapter(str(find_adapter(adapters[0])), _ADAPTER, is_trainable=False)
-    ask = _asked(model, head)
+    ask = _asked(model, head, read)
 
     def ask_reference(batch: Batch) -> torch.Tensor:
         training = model.training

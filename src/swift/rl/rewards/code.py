@@ -31,7 +31,7 @@ def code(completions: Sequence[str], settings: RewardSection, **columns: Any) ->
     )  # fmt: skip
     limits = sandbox.Limits(settings.code_time_s, settings.code_memory_mib)
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda row: _judge(*row, limits), rows))
+        return list(pool.map(lambda row: _judge(row, limits), rows))
 
 
 def program(text: str) -> str:
@@ -40,7 +40,8 @@ def program(text: str) -> str:
     return str(blocks[-1]) if blocks else text
 
 
-def _judge(text: str, tests: Any, cases: Any, starter: Any, limits: sandbox.Limits) -> float | None:
+def _judge(row: tuple[str, Any, Any, Any], limits: sandbox.Limits) -> float | None:
+    text, tests, cases, starter = row
     source = f"{starter or ''}{program(text)}\n"
     if tests is not None:
         # a program may end itself with code 0 before a test runs: only the end of them says this
