@@ -17,18 +17,19 @@ from swift.config.policy import (
     CispoSection,
     DapoSection,
     DrGrpoSection,
+    GrpoSection,
     GspoSection,
     PolicySection,
     ReinforcePlusPlusSection,
     RlooSection,
     SapoSection,
 )
-from swift.losses.drawn import Draw, believed, of_logits
+from swift.losses.drawn import Draw, believed, drawn_logprob
 from swift.losses.policy import Acted, policy_loss
 
 TRL = json.loads(Path(__file__).with_name("trl_policy.json").read_text())
 PAPERS = [
-    PolicySection, DapoSection, DrGrpoSection, GspoSection, SapoSection, CispoSection, RlooSection,
+    GrpoSection, DapoSection, DrGrpoSection, GspoSection, SapoSection, CispoSection, RlooSection,
     ReinforcePlusPlusSection,
 ]  # fmt: skip
 
@@ -50,7 +51,7 @@ def weights_of(section: PolicySection, lengths: list[int], most: int) -> tuple[l
 @pytest.mark.parametrize("name", TRL["losses"])
 def test_loss_and_gradients_are_those_of_trl(name: str) -> None:
     case = TRL["losses"][name]
-    section = PolicySection(**case["ours"])
+    section = GrpoSection(**case["ours"])
     batch = {k: torch.tensor(v) for k, v in TRL["batch"].items()}
     mask = batch["completion_mask"].bool()
     lengths = mask.sum(1).tolist()
@@ -60,7 +61,12 @@ def test_loss_and_gradients_are_those_of_trl(name: str) -> None:
     hidden = model.model(input_ids=tokens, attention_mask=seen).last_hidden_state
     hidden = hidden[:, -mask.shape[1] - 1 : -1][mask]
     found = believed(
-        hidden, batch["completion_ids"][mask], model.lm_head, 50, Draw(case["temperature"])
+        hidden,
+        batch["completion_ids"][mask],
+        model.lm_head,
+        [model.lm_head.weight],
+        50,
+        Draw(case["temperature"]),
     )
     logprobs = torch.tensor(case["logprobs"])[mask]
     assert (found.drawn - logprobs).abs().max() < 1e-5
@@ -186,7 +192,7 @@ def ours(section: PolicySection, rows: list[dict[str, Any]], most: int) -> float
 @pytest.mark.parametrize("gate", ["clip", "cispo", "sapo", "fipo", "none"])
 @pytest.mark.parametrize("aggregate", ["sample", "token", "constant"])
 def test_every_combination_is_the_formula(ratio: str, gate: str, aggregate: str) -> None:
-    section = PolicySection(
+    section = GrpoSection(
         ratio=ratio, gate=gate, aggregate=aggregate, epsilon_high=0.35, beta=0.07, kl="k3"
     )
     rows = answers()
@@ -209,7 +215,7 @@ def test_presets_are_the_formula(paper: type[PolicySection]) -> None:
     ],
 )
 def test_other_settings_are_the_formula(kl: str, more: dict[str, Any]) -> None:
-    section = PolicySection(kl=kl, beta=0.3, **more)
+    section = GrpoSection(kl=kl, beta=0.3, **more)
     rows = answers(2)
     assert ours(section, rows, 12) == pytest.approx(naive(section, rows, 12), abs=1e-12)
 
@@ -267,10 +273,9 @@ def test_the_draw_is_what_tokens_are_drawn_from(draw: Draw) -> None:
     expected = probabilities(logits.double().tolist(), draw)
     inside = [i for i, p in enumerate(expected) if p > 0]
     rows = logits.repeat(len(inside), 1)
-    drawn, plain, _ = of_logits(rows, torch.tensor(inside), draw)
+    drawn = drawn_logprob(rows, torch.tensor(inside), draw)
     assert drawn.exp().tolist() == pytest.approx([expected[i] for i in inside], abs=1e-6)
     assert float(drawn.exp().sum()) == pytest.approx(1, abs=1e-5)
-    assert torch.allclose(plain, logits.log_softmax(-1)[inside], atol=1e-6)
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -279,14 +284,14 @@ def test_on_policy_ratios_are_one_and_wrong_ones_are_seen(draw: Draw) -> None:
     truth = [probabilities(row, draw) for row in logits.double().tolist()]
     tokens = torch.tensor([max(range(30), key=row.__getitem__) for row in truth])
     engine = torch.tensor([math.log(row[t]) for row, t in zip(truth, tokens, strict=True)])
-    drawn, _, _ = of_logits(logits, tokens, draw)
+    drawn = drawn_logprob(logits, tokens, draw)
     assert (drawn - engine).exp().tolist() == pytest.approx([1.0] * 64, abs=1e-5)
     wrong = replace(draw, temperature=draw.temperature * 2)
     other = [probabilities(row, wrong) for row in logits.double().tolist()]
     expected = [
         row[t] / right[t] for row, right, t in zip(other, truth, tokens.tolist(), strict=True)
     ]
-    mistaken, _, _ = of_logits(logits, tokens, wrong)
+    mistaken = drawn_logprob(logits, tokens, wrong)
     assert (mistaken - engine).exp().tolist() == pytest.approx(expected, abs=1e-5)
     assert min(abs(x - 1) for x in expected) >= 0
     assert sum(abs(x - 1) > 0.01 for x in expected) > 5
@@ -294,7 +299,7 @@ def test_on_policy_ratios_are_one_and_wrong_ones_are_seen(draw: Draw) -> None:
 
 def test_a_token_that_the_cuts_leave_out_keeps_a_probability() -> None:
     logits = torch.tensor([[5.0, 4.0, -3.0]])
-    drawn, _, _ = of_logits(logits, torch.tensor([2]), Draw(top_k=1))
+    drawn = drawn_logprob(logits, torch.tensor([2]), Draw(top_k=1))
     assert torch.isfinite(drawn).all()
     assert drawn.exp().item() == pytest.approx(math.exp(-3) / (math.exp(-3) + math.exp(5)))
 
@@ -308,7 +313,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("swift.losses.drawn.chunk_rows", lambda *_, rows=rows: rows)
         leaf = hidden.clone().requires_grad_()
         head.zero_grad()
-        found = believed(leaf, targets, head, 30, Draw(0.7, top_k=10))
+        found = believed(leaf, targets, head, [head.weight], 30, Draw(0.7, top_k=10))
         (found.drawn * torch.linspace(0, 1, 300)).sum().backward()
         assert leaf.grad is not None and head.weight.grad is not None
         results.append((found.drawn.detach(), leaf.grad, head.weight.grad.clone()))
@@ -319,10 +324,10 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_token_is_no_loss() -> None:
     head = torch.nn.Linear(8, 30)
     leaf = torch.zeros(0, 8, requires_grad=True)
-    found = believed(leaf, torch.zeros(0, dtype=torch.int64), head, 30, Draw())
+    found = believed(leaf, torch.zeros(0, dtype=torch.int64), head, [head.weight], 30, Draw())
     empty = torch.zeros(0)
     acted = Acted(torch.zeros(0, dtype=torch.int64), 0, empty, empty)
-    loss = policy_loss(found.drawn, acted, PolicySection())
+    loss = policy_loss(found.drawn, acted, GrpoSection())
     loss.total.backward()
     assert float(loss.total) == 0
 
@@ -337,4 +342,4 @@ def test_no_token_is_no_loss() -> None:
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PolicySection(**settings)
+        GrpoSection(**settings)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from swift.config.policy import PolicySection
+from swift.config.policy import GrpoSection
 from swift.rl.advantage import advantages, total, without_signal
 
 TRL = json.loads((Path(__file__).parents[1] / "losses/trl_policy.json").read_text())
@@ -26,7 +26,7 @@ def rewards() -> torch.Tensor:
 @pytest.mark.parametrize("name", TRL["advantages"])
 def test_advantages_are_those_of_trl(name: str) -> None:
     case = TRL["advantages"][name]
-    found = advantages(rewards(), TRL["weights"], PolicySection(**case["ours"]))
+    found = advantages(rewards(), TRL["weights"], GrpoSection(**case["ours"]))
     assert found.flatten().tolist() == pytest.approx(case["advantages"], abs=1e-5)
 
 
@@ -53,7 +53,7 @@ def naive(groups: list[list[float]], kind: str, scale: str) -> list[float]:
 def test_every_scale_is_the_formula(kind: str, scale: Any) -> None:
     groups = [[1.0, 0.0, 0.0, 1.0], [0.2, 0.9, 0.4, 0.4], [-1.0, 2.0, 0.5, 0.0]]
     table = torch.tensor(groups, dtype=torch.float64)[..., None]
-    section = PolicySection(advantage=kind, scale_rewards=scale)
+    section = GrpoSection(advantage=kind, scale_rewards=scale)
     found = advantages(table, [1.0], section).flatten().tolist()
     assert found == pytest.approx(naive(groups, kind, scale), abs=1e-12)
 
@@ -62,7 +62,7 @@ def test_every_scale_is_the_formula(kind: str, scale: Any) -> None:
 def test_what_was_not_judged_teaches_nothing_and_moves_no_mean(kind: str) -> None:
     judged = torch.tensor([[1.0, 0.0, 3.0]], dtype=torch.float64)[..., None]
     with_gap = torch.tensor([[1.0, 0.0, NAN, 3.0]], dtype=torch.float64)[..., None]
-    section = PolicySection(advantage=kind)
+    section = GrpoSection(advantage=kind)
     expected = advantages(judged, [1.0], section)[0].tolist()
     found = advantages(with_gap, [1.0], section)[0].tolist()
     assert found[2] == 0
@@ -71,7 +71,7 @@ def test_what_was_not_judged_teaches_nothing_and_moves_no_mean(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", ["group", "leave_one_out", "batch", "gdpo"])
 def test_equal_rewards_and_groups_of_one_teach_nothing(kind: str) -> None:
-    section = PolicySection(advantage=kind)
+    section = GrpoSection(advantage=kind)
     same = torch.full((2, 4, 1), 0.3, dtype=torch.float64)
     assert advantages(same, [1.0], section).abs().max() < 1e-9
     alone = torch.tensor([[[1.0], [NAN]]], dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_equal_rewards_and_groups_of_one_teach_nothing(kind: str) -> None:
 
 def test_the_penalty_is_taken_off_the_reward() -> None:
     table = torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)
-    section = PolicySection(scale_rewards="none")
+    section = GrpoSection(scale_rewards="none")
     penalty = torch.tensor([[0.5, 0.1]], dtype=torch.float64)
     found = advantages(table, [1.0], section, penalty)
     assert found[0].tolist() == pytest.approx([0.3, -0.3])

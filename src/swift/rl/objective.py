@@ -96,7 +96,10 @@ class PolicyObjective(nn.Module):
         """What the policy thinks of the learned tokens of a batch."""
         hidden_TD = run_body(self.model, batch).flatten(0, 1)
         rows_ND = hidden_TD[batch.learned_N]
-        seen = believed(rows_ND, batch.targets_N, self._head, self._vocabulary, self._draw)
+        seen = believed(
+            rows_ND, batch.targets_N, self._head, self._head.learning(), self._vocabulary,
+            self._draw,
+        )  # fmt: skip
         if len(batch.targets_N):
             return seen
         # nothing is learned from it, but gradients are exchanged of every weight, the head's too
