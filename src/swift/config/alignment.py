@@ -32,6 +32,9 @@ class RlhfSection(Section):
     task: ClassVar[str] = "preference"
     """What a row is (see data.formats.form.TASKS)."""
 
+    scores: ClassVar[int | None] = None
+    """How many scores the model gives for a text. None: it writes text."""
+
 
 class ReferredSection(RlhfSection):
     """A loss that compares the model with a reference: where that comes from."""
@@ -46,9 +49,11 @@ class ReferredSection(RlhfSection):
     ref_adapters: Strings = []
     """An adapter of the reference. Default: the one that is trained on (model.adapters)."""
 
-    precompute_ref_log_probs: bool = False
-    """Ask the reference once, before the start, and keep the answers on disk: the second model
-    takes no memory while training, and no time in later epochs and runs."""
+
+def scores_of(config: object) -> int | None:
+    """How many scores the model of a command gives for a text. None: it writes text."""
+    section = getattr(config, "rlhf", None)
+    return section.scores if isinstance(section, RlhfSection) else None
 
 
 @variant(RlhfSection, "dpo", code="swift.train.preference:dpo")
@@ -88,6 +93,10 @@ class DpoSection(ReferredSection):
 
     discopop_tau: float = Field(0.05, gt=0)
     """Temperature of discopop."""
+
+    precompute_ref_log_probs: bool = False
+    """Ask the reference once, before the start, and keep the answers on disk: the second model
+    takes no memory while training, and no time in later epochs and runs."""
 
     @field_validator("loss_type")
     @classmethod
@@ -191,6 +200,7 @@ class RmSection(RlhfSection):
     """A reward model (Bradley-Terry): a score for an answer, higher for the chosen one."""
 
     kind: Literal["rm"] = "rm"
+    scores: ClassVar[int | None] = 1
 
     center_rewards_coefficient: float | None = Field(None, ge=0)
     """Weight of the square of a pair's summed scores, which holds scores around 0

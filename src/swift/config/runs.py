@@ -129,6 +129,19 @@ class RlhfConfig(TrainingConfig):
             raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self
 
+    @model_validator(mode="after")
+    def _check_reference(self) -> RlhfConfig:
+        if not getattr(self.rlhf, "precompute_ref_log_probs", False):
+            return self
+        path, why = "rlhf.precompute_ref_log_probs", ""
+        if self.data.streaming:
+            why = "a stream passes by but once"
+        elif self.parallel.shard != "none":
+            why = "not with a sharded model; leave out --deepspeed or --fsdp, or this"
+        if why:
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return self
+
 
 class InspectingConfig(TrainingConfig):
     """What a training command takes, and how much of its data is shown."""

@@ -35,6 +35,7 @@ class Sample:
     parts: tuple[int, ...] = ()  # tokens of each of its sequences, end to end; empty: it is one
     labels: tuple[float, ...] = ()  # what it is an example of
     reference: Array | None = None  # float32: log-probability of each learned token, if known
+    partner: Sample | None = None  # another one of the data, for what compares two
 
     @property
     def sequences(self) -> list[tuple[Array, Array]]:
@@ -118,6 +119,8 @@ class Samples(Sequence[Sample]):
     start_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))  # first token
     stop_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))  # behind its last token
     learned_S: Array = field(default_factory=lambda: np.zeros(0, np.int32))  # tokens learned
+    known: Array | None = None  # float32: log-probabilities of learned tokens under a reference ...
+    known_at: Array | None = None  # ... and where those of every sample begin; and the end
 
     def __post_init__(self) -> None:
         self._open: OrderedDict[int, _Tokens] = OrderedDict()
@@ -140,7 +143,12 @@ class Samples(Sequence[Sample]):
             media_in(tokens.media[index].as_py()) if tokens.has_media_S[index] else (),
             tuple(lengths.tolist()),
             tuple(tokens.labels_of(index).tolist()),
+            None if self.known_at is None else self._known(int(i)),
         )
+
+    def _known(self, i: int) -> Array:
+        assert self.known is not None and self.known_at is not None
+        return self.known[self.known_at[i] : self.known_at[i + 1]]
 
     def place(self, i: int) -> str:
         """The row that a sample comes from."""

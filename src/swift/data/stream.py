@@ -168,14 +168,18 @@ def lengths_of(samples: Samples, groups: Sequence[Any]) -> Array:
 
 
 class _Batches(Dataset[Sample]):
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Sequence[Sample], partners: bool) -> None:
+        self.samples, self.partners = samples, partners
 
     def __getitems__(self, indices: list[int]) -> list[Sample]:
-        return [self.samples[i] for i in indices]
+        return [self[i] for i in indices]
 
     def __getitem__(self, i: int) -> Sample:
-        return self.samples[i]
+        if not self.partners:
+            return self.samples[i]
+        far = max(1, len(self.samples) // 2)  # neighbours often answer the same prompt
+        other = self.samples[(i + far) % len(self.samples)]
+        return replace(self.samples[i], partner=other)
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ def _start_worker(worker: int) -> None:
 
 
 def steps(
-    samples: Samples,
+    samples: Sequence[Sample],
     order: Order,
     *,
     first: int,
@@ -275,7 +279,7 @@ def steps(
         pin: put batches into page-locked memory (for a GPU).
     """
     loader: Any = DataLoader(
-        _Batches(samples),
+        _Batches(samples, collate.beside is not None),
         batch_sampler=_Keys(order, first, last, process),
         collate_fn=collate,
         num_workers=workers,

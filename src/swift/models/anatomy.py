@@ -71,13 +71,18 @@ def body(model: PreTrainedModel) -> nn.Module:
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:
-    """Hidden states to logits: the model's own, else that of the one inside around the layers."""
+    """Hidden states to logits: the model's own, else that of the one inside around the layers; of a
+    model that gives scores, what stands beside its body.
+    """
     layers = decoder_layers(model)
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and any(m is layers for m in module.modules()):
             head = module.get_output_embeddings()
             if head is not None:
                 return head
+    beside = [child for child in model.children() if child is not model.base_model]
+    if len(beside) == 1:
+        return beside[0]
     raise ConfigError(f"{type(model).__name__}: no output head found")
 
 

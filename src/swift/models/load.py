@@ -14,11 +14,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 
 from swift.errors import ConfigError
-from swift.models.anatomy import influence
+from swift.models.anatomy import body, influence
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -89,12 +90,21 @@ def auto_class(config: Any) -> Any:
     return AutoModelForMultimodalLM if chosen else AutoModelForCausalLM
 
 
+def _class_of(config: Any, scores: int | None) -> Any:
+    """The automatic class of a model that writes text, or of one that gives so many scores."""
+    if scores is None:
+        return auto_class(config)
+    config.num_labels = scores
+    return AutoModelForSequenceClassification
+
+
 def load_model(
     folder: Path,
     dtype: torch.dtype,
     *,
     device: torch.device | None = None,
     trust_remote_code: bool = False,
+    scores: int | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model, with the towers that it has; weights arrive in ``dtype``
     without a second copy.
@@ -104,6 +114,8 @@ def load_model(
         dtype: of every weight.
         device: where weights are put; default: the CPU.
         trust_remote_code: allow code from the checkpoint.
+        scores: with so many scores in place of its vocabulary; a head that the checkpoint lacks is
+            random.
 
     Raises:
         ConfigError: not a causal language model, or the checkpoint lacks weights.
@@ -111,7 +123,7 @@ def load_model(
     config = load_config(folder, trust_remote_code=trust_remote_code)
     options: dict[str, Any] = {"device_map": device} if device and device.type != "cpu" else {}
     try:
-        loaded: Any = auto_class(config).from_pretrained(
+        loaded: Any = _class_of(config, scores).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -131,7 +143,8 @@ def load_model(
             f"--model: {folder}: {name} has the shape {tuple(found)}, but config.json asks for "
             f"{tuple(needed)}; weights and configuration are of different models"
         )
-    absent = sorted(report["missing_keys"])
+    inner = f"{model.base_model_prefix}."
+    absent = sorted(n for n in report["missing_keys"] if scores is None or n.startswith(inner))
     if absent:
         raise ConfigError(
             f"--model: {folder} lacks {len(absent)} weights that this architecture needs "
@@ -139,7 +152,7 @@ def load_model(
         )
     _prepare(model)
     try:
-        causal = _is_causal(model)
+        causal = _is_causal(model, writes=scores is None)
     except Exception as error:  # each architecture says in its own way that it needs more
         if is_out_of_memory(error):
             raise
@@ -151,10 +164,14 @@ def load_model(
     return model
 
 
-def _is_causal(model: PreTrainedModel) -> bool:
+def _is_causal(model: PreTrainedModel, *, writes: bool) -> bool:
     """Whether a position depends on none behind it: encoders also come with a language head. Some
     models read what is said to be a prompt in both directions; they must read an answer in one.
     """
+
+    def run(**given: Any) -> Any:
+        return model(**given).logits[0] if writes else body(model)(**given).last_hidden_state[0]
+
     tokens = torch.arange(8, device=model.device)[None]
     ways: list[dict[str, torch.Tensor]] = [{}]
     if "token_type_ids" in inspect.signature(model.forward).parameters:
@@ -162,7 +179,7 @@ def _is_causal(model: PreTrainedModel) -> bool:
     for way in ways:
         _, slope = influence(
             model,
-            lambda way=way: model(input_ids=tokens, use_cache=False, **way).logits[0],  # type: ignore[misc]
+            lambda way=way: run(input_ids=tokens, use_cache=False, **way),  # type: ignore[misc]
             slice(0, 4),
         )
         size = slope.float().abs()
@@ -180,13 +197,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def load_shape(
-    folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    trust_remote_code: bool = False,
+    scores: int | None = None,
 ) -> PreTrainedModel:
     """The model without its weights: names and sizes, no memory (torch's ``meta`` device)."""
     config = copy.deepcopy(load_config(folder, trust_remote_code=trust_remote_code))
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = auto_class(config).from_config(
+            model: PreTrainedModel = _class_of(config, scores).from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
     except ValueError as error:

@@ -17,6 +17,7 @@ from swift.train.folder import open_run
 from swift.train.learner import build_learner
 from swift.train.loop import fit
 from swift.train.outcome import Outcome, outcome
+from swift.train.precomputed import ask_before
 from swift.train.session import make_plan, open_session
 from swift.train.stop import StopRequest
 
@@ -48,6 +49,7 @@ def run(config: RlhfConfig, world: World) -> Outcome | None:
             folder, checkpoint = mesh.share(open_run(config) if world.is_main else None)
             setup.announce(session, plan, data, folder)
             learner = build_learner(session, plan, data, checkpoint, objective(config.rlhf))
+            data = ask_before(session, config.rlhf, learner, data)
             keeper = setup.make_keeper(session, folder, learner, plan, data)
             state = setup.start(session, folder, checkpoint, keeper, data)
             with setup.recording(session, folder, state, plan) as outlets:

@@ -7,7 +7,6 @@ from torch import nn
 from swift import registry
 from swift.config.alignment import RlhfSection
 from swift.models.attention import Layout
-from swift.models.heads import Head
 from swift.train.learner import Build
 from swift.train.reference import reference_of
 from swift.train.session import Session
@@ -17,9 +16,9 @@ from swift.tune.tuned import Tuned
 def objective(section: RlhfSection) -> Build:
     """What makes the objective that a section is registered with."""
 
-    def build(session: Session, tuned: Tuned, head: Head, layout: Layout) -> nn.Module:
-        reference = reference_of(session, section, tuned, head, layout)
-        made: nn.Module = registry.build(section, tuned.model, head, reference)
+    def build(session: Session, tuned: Tuned, layout: Layout) -> nn.Module:
+        reference = reference_of(session, section, tuned, layout)
+        made: nn.Module = registry.build(section, tuned.model, reference)
         return made
 
     return build

@@ -13,13 +13,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift import registry
+from swift.config.alignment import scores_of
 from swift.data.encode import renderer_of
 from swift.data.prepare import Prepared
 from swift.data.stream import Collate
 from swift.errors import ResourceError
 from swift.models.anatomy import decoder_layers
 from swift.models.attention import Layout, attention_of, choose_layout, shares
-from swift.models.heads import Head, find_head
+from swift.models.heads import find_head
 from swift.models.kernels import fast_linear, row_multiple
 from swift.models.load import load_model
 from swift.models.parts import parts
@@ -31,13 +32,13 @@ from swift.train.session import Plan, Session
 from swift.tune.lora import load_adapter
 from swift.tune.tuned import Tuned
 
-Build = Callable[[Session, Tuned, Head, Layout], nn.Module]
+Build = Callable[[Session, Tuned, Layout], nn.Module]
 """Makes the objective of a run: model and loss as one module (see train.objective)."""
 
 
-def fine_tuning(session: Session, tuned: Tuned, head: Head, layout: Layout) -> Objective:
+def fine_tuning(session: Session, tuned: Tuned, layout: Layout) -> Objective:
     """The objective of ``swift sft`` and ``swift pt``."""
-    return Objective(tuned.model, head)
+    return Objective(tuned.model, find_head(tuned.model))
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,6 @@ def build_learner(
     torch.manual_seed(config.train.seed)
     tuned = _load(session, checkpoint)
     model = tuned.model
-    head = find_head(model)
     native = attention_of(model)
     layout = choose_layout(model, config.model.attention)
     if data.has_media:
@@ -87,7 +87,7 @@ def build_learner(
         # the same way as the first time: a backward pass leaves the first context
         settings={"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linear())},
     )
-    objective: Any = build(session, tuned, head, layout)
+    objective: Any = build(session, tuned, layout)
     unit, collate = objective.unit, _collate(session, objective.collate, model, layout, data)
     spread = Spread(objective, list(decoder_layers(model)), mesh, config.parallel, session.compute)
     torch.manual_seed(config.train.seed + mesh.world.rank)  # dropout differs between processes
@@ -123,6 +123,7 @@ def _load(session: Session, checkpoint: Path | None) -> Tuned:
         session.compute if adapter else torch.float32,
         device=torch.device("cpu") if sharded else session.mesh.device,
         trust_remote_code=config.model.trust_remote_code,
+        scores=scores_of(config),
     )
     adapters = list(config.model.adapters)
     if checkpoint is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from swift import registry
+from swift.config.alignment import scores_of
 from swift.config.runs import TrainingConfig
 from swift.config.tuner import LoraSection
 from swift.data.batch import Batch
@@ -123,7 +124,12 @@ class Shape:
 
 def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
     """Build the model without weights, tuner and all, and count what one position keeps."""
-    model = load_shape(base, compute, trust_remote_code=config.model.trust_remote_code)
+    model = load_shape(
+        base,
+        compute,
+        trust_remote_code=config.model.trust_remote_code,
+        scores=scores_of(config),
+    )
     adapters = [] if config.model.merge else config.model.adapters
     section = config.tuner
     with torch.device("meta"):

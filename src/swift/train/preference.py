@@ -19,9 +19,9 @@ from swift.losses import preference
 from swift.losses.logps import Logps, sequence_sums
 from swift.losses.loss import Loss
 from swift.losses.preference import Pairs
-from swift.models.heads import Head
+from swift.models.heads import find_head
 from swift.train.objective import media_zero, read_logps
-from swift.train.reference import Reference, no_reference
+from swift.train.reference import NO_REFERENCE, Reference
 
 
 class PairObjective(nn.Module):
@@ -33,18 +33,18 @@ class PairObjective(nn.Module):
         self,
         loss: Callable[[Pairs], Loss],
         model: PreTrainedModel,
-        head: Head,
-        reference: Reference = no_reference,
+        reference: Reference = NO_REFERENCE,
         ld_alpha: float | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self._zero = media_zero(model)
-        self._loss, self._head, self._reference, self._ld_alpha = loss, head, reference, ld_alpha
+        self._loss, self.reference, self._ld_alpha = loss, reference, ld_alpha
+        self._head = find_head(model)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``total``: the summed loss; the other entries: metrics."""
-        theirs_N = self._reference(batch)
+        theirs_N = self.reference(batch)
         ours = read_logps(self.model, self._head, batch)
         pairs = pairs_of(ours.logps_N, theirs_N, batch, self._ld_alpha)
         loss = self._loss(pairs)
@@ -109,12 +109,10 @@ def spoken(ours: Logps, pairs: Pairs, batch: Batch) -> Loss:
     return Loss(torch.zeros(()), sums, counts)
 
 
-def dpo(
-    section: DpoSection, model: PreTrainedModel, head: Head, reference: Reference
-) -> PairObjective:
+def dpo(section: DpoSection, model: PreTrainedModel, reference: Reference) -> PairObjective:
     """Direct preference optimization and its relatives."""
     return PairObjective(
-        lambda pairs: preference.dpo(pairs, section), model, head, reference, section.ld_alpha
+        lambda pairs: preference.dpo(pairs, section), model, reference, section.ld_alpha
     )
 
 
@@ -124,10 +122,9 @@ def _alone(loss: Callable[[Pairs, Any], Loss]) -> Callable[..., PairObjective]:
     def objective(
         section: CpoSection | SimpoSection | OrpoSection,
         model: PreTrainedModel,
-        head: Head,
         reference: Reference,
     ) -> PairObjective:
-        return PairObjective(lambda pairs: loss(pairs, section), model, head)
+        return PairObjective(lambda pairs: loss(pairs, section), model)
 
     return objective
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -24,11 +25,11 @@ from swift.train.session import Session
 from swift.tune.lora import load_adapter
 from swift.tune.tuned import Tuned
 
-Reference = Callable[[Batch], torch.Tensor]
+Ask = Callable[[Batch], torch.Tensor]
 """A batch -> the log-probability of every learned token, float32 (N,), without gradient."""
 
 Read = Callable[[PreTrainedModel, Head, Batch], torch.Tensor]
-"""How a model is asked; returns what a reference does."""
+"""How a model is asked: as an :data:`Ask`, with its head."""
 
 _ADAPTER = "reference"
 
@@ -38,22 +39,33 @@ def plain_logps(model: PreTrainedModel, head: Head, batch: Batch) -> torch.Tenso
     return read_logps(model, head, batch).logps_N
 
 
-def no_reference(batch: Batch) -> torch.Tensor:
-    """Every answer is equally likely."""
-    return torch.zeros_like(batch.weights_N)
+class Reference:
+    """What a model is compared with: asked for every batch, but those that bring the answer."""
+
+    def __init__(self, ask: Ask | None) -> None:
+        self._ask = ask
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """The log-probability of every learned token, float32 (N,), without gradient."""
+        if batch.reference_N is not None:
+            return batch.reference_N
+        if self._ask is None:
+            return torch.zeros_like(batch.weights_N)
+        return self._ask(batch)
+
+    def forget(self) -> None:
+        """Let go of the model: from now on every batch brings the answer."""
+        self._ask = None
 
 
-def known_reference(batch: Batch) -> torch.Tensor:
-    """What was computed before the start."""
-    assert batch.reference_N is not None
-    return batch.reference_N
+NO_REFERENCE = Reference(None)
+"""One that finds every answer equally likely."""
 
 
 def reference_of(
     session: Session,
     section: RlhfSection,
     tuned: Tuned,
-    head: Head,
     layout: Layout,
     read: Read = plain_logps,
 ) -> Reference:
@@ -63,19 +75,19 @@ def reference_of(
         ConfigError: it does not fit the model.
     """
     if not isinstance(section, ReferredSection) or getattr(section, "reference_free", False):
-        return no_reference
+        return NO_REFERENCE
     if section.ref_model is None and tuned.peft is not None:
-        return _beside_adapter(session, section, tuned.peft, tuned.model, head, read)
+        return Reference(_beside_adapter(session, section, tuned.peft, tuned.model, read))
     model = _second_model(session, section, layout)
     if vocabulary(model) != vocabulary(tuned.model):
         raise ConfigError(
             f"--ref_model: its vocabulary has {vocabulary(model)} tokens, the model's "
             f"{vocabulary(tuned.model)}; a reference reads the same tokens"
         )
-    return _asked(model, find_head(model), read)
+    return Reference(_asked(model, find_head(model), read))
 
 
-def _asked(model: PreTrainedModel, head: Head, read: Read) -> Reference:
+def _asked(model: PreTrainedModel, head: Head, read: Read = plain_logps) -> Ask:
     def ask(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             return read(model, head, batch)
@@ -84,13 +96,8 @@ def _asked(model: PreTrainedModel, head: Head, read: Read) -> Reference:
 
 
 def _beside_adapter(
-    session: Session,
-    section: ReferredSection,
-    peft: PeftModel,
-    model: PreTrainedModel,
-    head: Head,
-    read: Read,
-) -> Reference:
+    session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel, read: Read
+) -> Ask:
     """The model without the adapter that learns, or with that of the reference in its place."""
     merged = session.config.model.merge
     adapters = section.ref_adapters or ([] if merged else session.config.model.adapters)
@@ -98,13 +105,25 @@ def _beside_adapter(
         raise ConfigError("--ref_adapters: one adapter at a time; merge the others first")
     if adapters:
         peft.load_adapter(str(find_adapter(adapters[0])), _ADAPTER, is_trainable=False)
+    other = _ADAPTER if adapters else None
+    return without_adapter(peft, model, find_head(model), other, read)
+
+
+def without_adapter(
+    peft: PeftModel,
+    model: PreTrainedModel,
+    head: Head,
+    other: str | None = None,
+    read: Read = plain_logps,
+) -> Ask:
+    """A model without the adapter that learns, or with another one in its place."""
     ask = _asked(model, head, read)
 
     def ask_reference(batch: Batch) -> torch.Tensor:
         training = model.training
         model.eval()  # a reference has no dropout
         try:
-            with _adapter(peft, _ADAPTER) if adapters else peft.disable_adapter():
+            with _adapter(peft, other) if other else peft.disable_adapter():
                 return ask(batch)
         finally:
             model.train(training)
@@ -128,19 +147,23 @@ def _adapter(peft: PeftModel, name: str) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def reference_base(session: Session, section: ReferredSection) -> Path:
+    """The folder of the reference, without its adapter."""
+    if section.ref_model is None:
+        return session.base
+    with session.mesh.main_first():
+        return locate_model(
+            section.ref_model,
+            hub=session.config.model.hub,
+            dtype=dtype_name(session.compute),
+            code=session.config.model.trust_remote_code,
+            say=session.log,
+        )
+
+
 def _second_model(session: Session, section: ReferredSection, layout: Layout) -> PreTrainedModel:
     """Another model, frozen, laid out as the one that learns."""
-    config, base = session.config, session.base
-    if section.ref_model is not None:
-        with session.mesh.main_first():
-            base = locate_model(
-                section.ref_model,
-                revision=None,
-                hub=config.model.hub,
-                dtype=dtype_name(session.compute),
-                code=config.model.trust_remote_code,
-                say=session.log,
-            )
+    config, base = session.config, reference_base(session, section)
     model = load_model(
         base,
         session.compute,

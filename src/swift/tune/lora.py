@@ -71,7 +71,7 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         modules_to_save=section.save_modules or None,
         use_rslora=section.rslora,
         use_dora=section.dora,
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
     )
     _use_our_layer(settings, model)
     if targets == "all-linear":

@@ -1,0 +1,44 @@
+"""The objective of a reward model: a score behind the last token of an answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from swift.config.alignment import RmSection
+from swift.data.batch import Batch
+from swift.data.stream import Collate
+from swift.losses.reward import bradley_terry
+from swift.models.anatomy import output_head
+from swift.models.attention import run_body
+from swift.train.objective import media_zero
+from swift.train.reference import Reference
+
+
+class RewardObjective(nn.Module):
+    """The loss of pairs, over the scores that a model with a single output gives them."""
+
+    unit, collate = "pairs", Collate(counted=True, share=True, whole=True)
+
+    def __init__(self, section: RmSection, model: PreTrainedModel, reference: Reference) -> None:
+        super().__init__()
+        self.model = model
+        self._section, self._zero = section, media_zero(model)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """``total``: the summed loss; the other entries: metrics."""
+        scores_Q = read_scores(self.model, batch)
+        margin_P = batch.labels if len(batch.labels) else None
+        loss = bradley_terry(scores_Q[0::2], scores_Q[1::2], margin_P, self._section)
+        return loss.out(batch.weight, also=self._zero())
+
+
+def read_scores(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The score of every sequence, float32 (Q,)."""
+    hidden_TD = run_body(model, batch).flatten(0, 1)
+    scores_Q1: torch.Tensor = output_head(model)(hidden_TD[batch.ends_Q])
+    return scores_Q1[:, 0].float()
+
+
+rm = RewardObjective
