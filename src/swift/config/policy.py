@@ -184,9 +184,7 @@ class PolicySection(ReferredSection):
     @model_validator(mode="after")
     def _check(self) -> PolicySection:
         path, why = "", ""
-        if self.precompute_ref_log_probs:
-            path, why = "precompute_ref_log_probs", "answers are not known before the start"
-        elif self.gate == "cispo" and self.epsilon_high is None:
+        if self.gate == "cispo" and self.epsilon_high is None:
             path, why = "epsilon_high", "is needed with the gate cispo: --epsilon_high 5"
         elif self.kl_in_reward and self.advantage == "gdpo":
             path, why = "kl_in_reward", "has no place in gdpo, which normalises each reward apart"

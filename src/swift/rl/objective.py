@@ -19,8 +19,8 @@ from swift.losses.loss import Loss
 from swift.losses.policy import Acted, policy_loss
 from swift.models.anatomy import vocabulary
 from swift.models.attention import run_body
-from swift.models.heads import Head
-from swift.train.reference import Reference, no_reference
+from swift.models.heads import Head, find_head
+from swift.train.reference import NO_REFERENCE, Reference
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,16 @@ class PolicyObjective(nn.Module):
     unit, collate = "answers", PLAIN
 
     def __init__(
-        self, section: PolicySection, draw: Draw, model: PreTrainedModel, head: Head
+        self,
+        section: PolicySection,
+        draw: Draw,
+        model: PreTrainedModel,
+        reference: Reference = NO_REFERENCE,
     ) -> None:
         super().__init__()
         self.model = model
-        self._section, self._draw, self._head = section, draw, head
-        self._vocabulary = vocabulary(model)
-        self.reference: Reference = no_reference
+        self.reference = reference
+        self._section, self._draw, self._head = section, draw, find_head(model)
 
     def forward(self, batch: PolicyBatch) -> dict[str, torch.Tensor]:
         """``total``: the summed loss; the other entries: metrics."""
@@ -94,17 +97,14 @@ class PolicyObjective(nn.Module):
 
     def read(self, batch: Batch) -> Believed:
         """What the policy thinks of the learned tokens of a batch."""
-        hidden_TD = run_body(self.model, batch).flatten(0, 1)
-        rows_ND = hidden_TD[batch.learned_N]
-        seen = believed(
-            rows_ND, batch.targets_N, self._head, self._head.learning(), self._vocabulary,
-            self._draw,
-        )  # fmt: skip
-        if len(batch.targets_N):
-            return seen
-        # nothing is learned from it, but gradients are exchanged of every weight, the head's too
-        nothing = self._head(hidden_TD[:1]).sum() * 0.0
-        return Believed(seen.drawn + nothing, seen.plain, seen.entropy)
+        return read_drawn(self.model, self._head, batch, self._draw)
+
+
+def read_drawn(model: PreTrainedModel, head: Head, batch: Batch, draw: Draw) -> Believed:
+    """What a model thinks of the learned tokens of a batch."""
+    hidden_TD = run_body(model, batch).flatten(0, 1)
+    rows_ND, learning = hidden_TD[batch.learned_N], head.learning()
+    return believed(rows_ND, batch.targets_N, head, learning, vocabulary(model), draw)
 
 
 def joined(parts: Sequence[Sequence[float] | None]) -> np.ndarray[Any, Any] | None:

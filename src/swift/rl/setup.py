@@ -42,7 +42,7 @@ from swift.models.kernels import fast_linear
 from swift.models.load import dtype_name
 from swift.rl import score
 from swift.rl.grpo import Measures, Rounds, Scored
-from swift.rl.objective import PolicyObjective
+from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.rewards.model import RewardModel
 from swift.rl.rollout import Question, Rollout, check_prompts
 from swift.rl.score import Judges
@@ -198,25 +198,23 @@ def draw_of(section: RolloutSection) -> Draw:
 
 
 def objective(
-    section: PolicySection, session: Session, tuned: Tuned, head: Head, layout: Layout
+    section: PolicySection, session: Session, tuned: Tuned, layout: Layout
 ) -> PolicyObjective:
     """The policy loss, with the reference that it asks."""
     draw = draw_of(rl_config(session).rollout)
-    made = PolicyObjective(section, draw, tuned.model, head)
 
-    def as_drawn(model: PreTrainedModel, own: Head, batch: Batch) -> torch.Tensor:
-        asks = PolicyObjective(section, draw, model, own)
-        return asks.read(batch).drawn
+    def as_drawn(model: PreTrainedModel, head: Head, batch: Batch) -> torch.Tensor:
+        return read_drawn(model, head, batch, draw).drawn
 
-    made.reference = reference_of(session, section, tuned, head, layout, as_drawn)
-    return made
+    reference = reference_of(session, section, tuned, layout, as_drawn)
+    return PolicyObjective(section, draw, tuned.model, reference)
 
 
 def build(section: PolicySection) -> Build:
     """What makes the objective of a run."""
 
-    def make(session: Session, tuned: Tuned, head: Head, layout: Layout) -> nn.Module:
-        made: nn.Module = registry.build(section, session, tuned, head, layout)
+    def make(session: Session, tuned: Tuned, layout: Layout) -> nn.Module:
+        made: nn.Module = registry.build(section, session, tuned, layout)
         return made
 
     return make
