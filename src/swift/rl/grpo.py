@@ -115,7 +115,7 @@ class Rounds:
         if not any(answer.length for answer in answers):
             raise ResourceError(
                 f"step {self.step + 1}: not one of {len(answers)} answers could be generated "
-                f"({', '.join(f'{n} x {name}' for name, n in self._faults().items() if n)})"
+                f"({', '.join(f'{n:g} x {name}' for name, n in self._faults().items() if n)})"
             )
         if self.measures.steps > 1:  # so that no step is made of a few prompts alone
             random = torch.Generator().manual_seed(seed_of(self.seed, self.step))
@@ -248,14 +248,22 @@ class Rounds:
 
     def _window(self, step: int) -> list[Batch]:
         made: list[Batch] = []
+        size = len(self.answers) // self.measures.steps
+        whole_step = self.answers[step * size : (step + 1) * size]
+        # where nothing at all is learned, the loop must not divide by nothing
+        spare = 0.0 if any(self._weights(answer)[1] for answer in whole_step) else 1.0
         for number, part in enumerate(self._parts(step)):
             answers = [self.answers[i] for i in part]
-            pairs = [weights_of(answer, self.section, self.measures.most) for answer in answers]
+            pairs = [self._weights(answer) for answer in answers]
             batch = self.lay([a.sample(w) for a, (w, _) in zip(answers, pairs, strict=True)])
             used = [a for a, (w, _) in zip(answers, pairs, strict=True) if w]
-            made.append(self._batch(batch, used, sum(whole for _, whole in pairs), number == 0))
+            weight = sum(whole for _, whole in pairs) + spare
+            made.append(self._batch(batch, used, weight, number == 0))
         self.metrics = {}
         return made
+
+    def _weights(self, answer: Answer) -> tuple[float, float]:
+        return weights_of(answer, self.section, self.measures.most)
 
     def _batch(self, plain: Batch, used: list[Answer], weight: float, reports: bool) -> PolicyBatch:
         """A laid micro-batch with the columns of the answers that are learned from."""
