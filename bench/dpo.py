@@ -21,18 +21,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-STEPS, BATCH = 6, 2
 
-
-def pairs(prompt: int, answer: int) -> list[dict[str, list[int]]]:
+def pairs(args: argparse.Namespace) -> list[dict[str, list[int]]]:
     """Pairs of random tokens: their lengths are all that matters for speed."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    sizes = {"prompt": prompt, "chosen": answer, "rejected": answer}
+    sizes = {"prompt": args.prompt, "chosen": args.answer, "rejected": args.answer}
     return [
         {name: random.integers(100, 40000, size).tolist() for name, size in sizes.items()}
-        for _ in range(STEPS * BATCH)
+        for _ in range(args.steps * args.batch)
     ]
 
 
@@ -64,19 +62,19 @@ def swift_seconds(args: argparse.Namespace, *, share: bool) -> list[float]:
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-5)
     made = []
-    for row in pairs(args.prompt, args.answer):
+    for row in pairs(args):
         sides = [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
         weights = ([0.0] * args.prompt + [1.0] * args.answer) * 2
         tokens = np.array([t for side in sides for t in side], np.int32)
         parts = tuple(map(len, sides))
         made.append(Sample(tokens, np.array(weights, np.float32), "", (), parts))
     seconds = []
-    for step in range(STEPS):
+    for step in range(args.steps):
         begun = time.perf_counter()
-        chosen = made[step * BATCH :][:BATCH]
-        given = batch(pack(chosen, row_multiple(model.device), share=share), weight=float(BATCH))
+        chosen = made[step * args.batch :][: args.batch]
+        given = batch(pack(chosen, row_multiple(model.device), share=share), weight=args.batch)
         with fast_linear():
-            (objective(given)["total"] / BATCH).backward()
+            (objective(given)["total"] / args.batch).backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -102,13 +100,11 @@ def trl_seconds(args: argparse.Namespace) -> list[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds.append(time.perf_counter() - self.begun)
 
-    rows = [
-        {f"{name}_ids": ids for name, ids in row.items()} for row in pairs(args.prompt, args.answer)
-    ]
+    rows = [{f"{name}_ids": ids for name, ids in row.items()} for row in pairs(args)]
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         settings = DPOConfig(
-            folder, per_device_train_batch_size=BATCH, max_steps=STEPS, report_to="none",
+            folder, per_device_train_batch_size=args.batch, max_steps=args.steps, report_to="none",
             use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=1e-5,
             max_length=None, save_strategy="no", disable_tqdm=True, logging_steps=100,
         )  # fmt: skip
@@ -131,6 +127,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--prompt", type=int, default=448)
     parser.add_argument("--answer", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6, help="the first is not counted")
+    parser.add_argument("--batch", type=int, default=2, help="pairs of a step")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl", help="a Python that has TRL")
     parser.add_argument("--only", choices=["shared", "plain", "trl"])
@@ -148,12 +146,13 @@ def main() -> None:
     for _ in range(args.rounds):
         for name in speeds:
             words = [contenders[name], __file__, "--only", name, "--model", args.model]
-            words += ["--prompt", str(args.prompt), "--answer", str(args.answer)]
+            for option in ("prompt", "answer", "steps", "batch"):
+                words += [f"--{option}", str(getattr(args, option))]
             done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
             if done.returncode:
                 sys.exit(done.stderr)
             seconds = json.loads(done.stdout.splitlines()[-1])
-            speeds[name].append(BATCH / statistics.median(seconds[2:]))
+            speeds[name].append(args.batch / statistics.median(seconds[1:]))
     for name, found in speeds.items():
         print(f"{name:<8} {statistics.median(found):.3f} pairs/s   {[round(x, 3) for x in found]}")
 

@@ -9,7 +9,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_API = ("Chat", "InferConfig", "MergeConfig", "PtConfig", "Run", "SftConfig", "merge", "pt", "sft")
+_API = (
+    *("Chat", "InferConfig", "MergeConfig", "PtConfig", "RlhfConfig", "Run", "SftConfig"),
+    *("merge", "pt", "rlhf", "sft"),
+)
 
 __all__ = ["__version__", *_API]
 

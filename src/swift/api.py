@@ -15,13 +15,14 @@ from typing import Any
 from swift import launch
 from swift.chat.message import Conversation, Message
 from swift.config.parse import from_values
-from swift.config.runs import InferConfig, MergeConfig, PtConfig, SftConfig
+from swift.config.runs import InferConfig, MergeConfig, PtConfig, RlhfConfig, SftConfig
 from swift.infer.load import load_talker, settle
 from swift.infer.talk import Talker
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.recipes import merge as merge_recipe
 from swift.recipes import pt as pt_recipe
+from swift.recipes import rlhf as rlhf_recipe
 from swift.recipes import sft as sft_recipe
 from swift.train.outcome import Outcome
 
@@ -30,10 +31,12 @@ __all__ = [
     "InferConfig",
     "MergeConfig",
     "PtConfig",
+    "RlhfConfig",
     "Run",
     "SftConfig",
     "merge",
     "pt",
+    "rlhf",
     "sft",
 ]
 
@@ -114,6 +117,12 @@ def pt(config: PtConfig | None = None, **settings: Any) -> Run:
     """Go on with pre-training on plain text; as :func:`sft`."""
     config = config or from_values(PtConfig, "pt", settings)
     return Run(pt_recipe.run(config, launch.world()) or Outcome())
+
+
+def rlhf(config: RlhfConfig | None = None, **settings: Any) -> Run:
+    """Learn from preferences; as :func:`sft`."""
+    config = config or from_values(RlhfConfig, "rlhf", settings)
+    return Run(rlhf_recipe.run(config, launch.world()) or Outcome())
 
 
 def merge(config: MergeConfig | None = None, **settings: Any) -> Path | None:

@@ -184,8 +184,8 @@ def test_every_problem_at_once() -> None:
         "--num_train_epochs", "nan", "--lora_dropout", "1", "--modle", "x", "--rlhf_type", "dpo",
         "--torch_dtype", "int8", "--seed", "1.5",
     ) == [
+        "--rlhf_type: swift sft has no such setting",
         "--modle: swift sft has no such setting; did you mean --model?",
-        "--rlhf_type: known from ms-swift, not supported yet (preference and policy training)",
         "--torch_dtype: 'int8' is not one of auto, float32, bfloat16, float16",
         "--tuner.rank: 'x' is not a whole number",
         "--lora_alpha: -1 is not above 0.0",
@@ -408,7 +408,8 @@ FILES = [
     ("tuner: [1]", "1: tuner: several values (1): needs a mapping with a `kind`"),
     ("ENV: {A: 1}", "1: ENV is not read; set variables before the command"),
     ("command: pt", "1: this is a configuration of swift pt"),
-    ("beta: 0.1", "1: beta: known from ms-swift, not supported yet "
+    ("beta: 0.1", "1: beta: swift sft has no such setting"),
+    ("delta: 0.1", "1: delta: known from ms-swift, not supported yet "
      "(preference and policy training)"),
     ("5: 3", "1: 5: swift sft has no such setting"),
 ]  # fmt: skip

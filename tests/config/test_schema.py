@@ -14,6 +14,7 @@ ROOTS = {name: _load(command.config) for name, command in COMMANDS.items() if co
 NEEDED = {
     "sft": ["--model", "m", "--dataset", "d"],
     "pt": ["--model", "m", "--dataset", "d"],
+    "rlhf": ["--model", "m", "--dataset", "d"],
     "inspect": ["--model", "m", "--dataset", "d"],
     "verify": ["--model", "m"],
     "trace": ["--run", "r", "--step", "1"],

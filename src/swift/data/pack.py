@@ -49,7 +49,12 @@ class Pack:
 
 
 def pack(
-    samples: Sequence[Sample], multiple: int = 1, *, share: bool = False, whole: bool = False
+    samples: Sequence[Sample],
+    multiple: int = 1,
+    *,
+    share: bool = False,
+    whole: bool = False,
+    padding: int | None = None,
 ) -> Pack:
     """Lay samples end to end.
 
@@ -59,10 +64,20 @@ def pack(
             nothing; so it is also when there are no samples at all.
         share: what the sequences of a sample begin with alike is laid once.
         whole: the last token is read too, for what is asked of it.
+        padding: with ``whole``, a token that is not read at the end.
     """
     laid = _Laid()
+
+    def read(tokens: Array) -> int:
+        """How many tokens of a sequence are read."""
+        if not whole:
+            return len(tokens) - 1
+        content = np.flatnonzero(tokens != padding) if padding is not None else np.zeros(0)
+        return int(content[-1]) + 1 if len(content) else len(tokens)
+
     for sample in samples:
-        laid.add(sample.sequences, share and not sample.media, whole)
+        lengths = [read(tokens) for tokens, _ in sample.sequences]
+        laid.add(sample.sequences, lengths, share=share and not sample.media)
     count = laid.size
     if filling := -count % multiple if count else multiple:
         laid.segment(np.zeros(filling, np.int64), 0, -1)
@@ -111,9 +126,8 @@ class _Laid:
         self.parents.append(parent)
         return len(self.parents) - 1
 
-    def add(self, sequences: list[tuple[Array, Array]], share: bool, whole: bool) -> None:
-        """Lay the sequences of a sample."""
-        lengths = [len(tokens) - (not whole) for tokens, _ in sequences]
+    def add(self, sequences: list[tuple[Array, Array]], lengths: list[int], *, share: bool) -> None:
+        """Lay the sequences of a sample, so much of each."""
         common = _alike([tokens for tokens, _ in sequences], min(lengths)) if share else 0
         trunk_at, trunk = self.size, -1
         if common:
@@ -122,7 +136,7 @@ class _Laid:
             at = self.size - common  # where its first token would be, were nothing shared
             if length > common or not common:
                 self.segment(tokens[common:length], common, trunk)
-            learned = np.flatnonzero(weights[1:])
+            learned = np.flatnonzero(weights[1 : length + 1])
             self.learned.append(np.where(learned < common, trunk_at, at) + learned)
             self.targets.append(tokens[1:][learned])
             self.weights.append(weights[1:][learned])

@@ -202,7 +202,7 @@ class Collate:
 
     ``packed``: samples end to end, else padded rows. ``multiple``: of positions that packed batches
     are filled up to. ``spec``: of the renderer, where samples may hold media. ``counted``: a batch
-    counts for its samples, not for its tokens. ``share`` and ``whole``: as of :func:`pack`.
+    counts for its samples, not for its tokens. ``share``, ``whole``, ``padding``: as of pack().
     ``beside``: makes samples that are read with others, and not learned.
     """
 
@@ -212,12 +212,19 @@ class Collate:
     counted: bool = False
     share: bool = False
     whole: bool = False
+    padding: int | None = None
     beside: Callable[[list[Sample]], list[Sample]] | None = None
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """Lay samples out, with what the model reads for their media."""
         multiple = self.multiple if self.packed else 1
-        laid = pack(samples, multiple, share=self.share and self.packed, whole=self.whole)
+        laid = pack(
+            samples,
+            multiple,
+            share=self.share and self.packed,
+            whole=self.whole,
+            padding=self.padding,
+        )
         beside = replace(self, beside=None)(self.beside(samples)) if self.beside else None
         return batch(
             laid,

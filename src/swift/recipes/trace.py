@@ -33,7 +33,7 @@ def run(config: TraceConfig, world: World) -> None:
     with open_mesh(world, trained.parallel) as mesh:
         session = open_session(trained, mesh, log)
         renderer = renderer_for(session.base, trained.model)
-        data = setup.prepare_data(session, renderer, "text" if past.texts else "chat")
+        data = setup.prepare_data(session, renderer, past.kind)
         length = max_length_of(trained, session.base)
     order = order_of(trained, data.train, length, config.processes or past.processes or 1)
     check_past(past, setup.order_record(trained, order, data, length), data.ledger)
@@ -85,10 +85,11 @@ def _beginning(row: Traced, renderer: Renderer) -> str:
 
 def _compare(past: Past, step: int, rows: list[Traced], log: Log) -> None:
     """Say how sure it is that these are the rows."""
-    counted, said = sum(row.weight for row in rows), past.learned(step)
+    unit, said = past.learned(step) or ("tokens", None)
+    counted = sum(row.weight for row in rows) if unit == "tokens" else len(rows)
     if past.order is None:
         log("no checkpoint that the run can go on from: only the numbers of rows were compared")
     if said is not None and abs(said - counted) > 1e-6 * max(said, counted):
-        log.warn(f"metrics.jsonl says that {said:,g} tokens were learned; these rows {counted:,g}")
+        log.warn(f"metrics.jsonl says that {said:,g} {unit} were learned; these rows {counted:,g}")
     elif said is not None:
-        log(f"{said:,g} learned tokens, as metrics.jsonl says")
+        log(f"{said:,g} learned {unit}, as metrics.jsonl says")

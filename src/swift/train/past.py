@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from typing import Any
 import yaml
 
 from swift.config.parse import read
-from swift.config.runs import PtConfig, SftConfig, TrainingConfig
+from swift.config.runs import PtConfig, RlhfConfig, SftConfig, TrainingConfig
 from swift.data.ledger import Ledger
 from swift.errors import ConfigError, DataError
 from swift.observe.sinks.jsonl import read as read_metrics
 from swift.train.checkpoint import latest
 
-_ROOTS: dict[str, type[SftConfig] | type[PtConfig]] = {"sft": SftConfig, "pt": PtConfig}
+_UNIT = re.compile("train/learned_(?!.*_per_s)(.*)")
+_ROOTS: dict[str, type[TrainingConfig]] = {
+    "sft": SftConfig,
+    "pt": PtConfig,
+    "rlhf": RlhfConfig,
+}
 _NUMBERS = ("rows", "kept", "cut", "split", "samples")  # of a ledger's account
 
 
@@ -31,18 +37,23 @@ class Past:
     ledger: dict[str, dict[str, Any]]  # empty: the run got not that far
 
     @property
-    def texts(self) -> bool:
-        """Whether it learned plain text."""
-        return isinstance(self.config, PtConfig)
+    def kind(self) -> str:
+        """What its rows were (see EncodeSettings)."""
+        if isinstance(self.config, RlhfConfig):
+            return self.config.rlhf.task
+        return "text" if isinstance(self.config, PtConfig) else "chat"
 
-    def learned(self, step: int) -> float | None:
-        """The weight of all that a step (counted from 1) learned; None: only known with others."""
+    def learned(self, step: int) -> tuple[str, float] | None:
+        """What a step (counted from 1) counted, and how much of it it learned; None: that is only
+        known of several steps together.
+        """
         before = 0
         for line in read_metrics(self.folder / "metrics.jsonl"):
-            if "train/learned_tokens" not in line:
+            units = [name for name in line if _UNIT.fullmatch(name)]
+            if not units:
                 continue
             if line["step"] == step and before == step - 1:
-                return line["train/learned_tokens"]
+                return units[0].removeprefix("train/learned_"), line[units[0]]
             before = int(line["step"])
         return None
 
@@ -56,7 +67,8 @@ def open_past(folder: Path) -> Past:
     file = folder / "config.yaml"
     if not file.is_file():
         raise ConfigError(
-            f"--run: {folder} holds no config.yaml; give the folder of a run of swift sft or pt"
+            f"--run: {folder} holds no config.yaml; give the folder of a run of swift sft, pt or "
+            "rlhf"
         )
     command = _command(file)
     config, _ = read(_ROOTS[command], command, [str(file)])
@@ -78,7 +90,9 @@ def _command(file: Path) -> str:
         content = None
     command = content.get("command") if isinstance(content, dict) else None
     if command not in _ROOTS:
-        raise ConfigError(f"--run: {file} is not the configuration of a run of swift sft or pt")
+        raise ConfigError(
+            f"--run: {file} is not the configuration of a run of swift sft, pt or rlhf"
+        )
     return str(command)
 
 

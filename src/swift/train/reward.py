@@ -10,21 +10,27 @@ from swift.config.alignment import RmSection
 from swift.data.batch import Batch
 from swift.data.stream import Collate
 from swift.losses.reward import bradley_terry
-from swift.models.anatomy import output_head
+from swift.models.anatomy import output_head, text_config
 from swift.models.attention import run_body
 from swift.train.objective import media_zero
 from swift.train.reference import Reference
 
 
 class RewardObjective(nn.Module):
-    """The loss of pairs, over the scores that a model with a single output gives them."""
+    """The loss of pairs, over the scores that a model with a single output gives them.
 
-    unit, collate = "pairs", Collate(counted=True, share=True, whole=True)
+    Transformers takes the score behind the last token that is not its padding token, which in many
+    checkpoints is the stop token; so it is here.
+    """
+
+    unit = "pairs"
 
     def __init__(self, section: RmSection, model: PreTrainedModel, reference: Reference) -> None:
         super().__init__()
         self.model = model
         self._section, self._zero = section, media_zero(model)
+        padding = text_config(model).pad_token_id
+        self.collate = Collate(counted=True, share=True, whole=True, padding=padding)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``total``: the summed loss; the other entries: metrics."""
