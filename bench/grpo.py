@@ -107,13 +107,34 @@ def accuracy(folder: Path, data: list[dict]) -> float:
     return sum(a == row["solution"] for a, row in zip(said, data, strict=True)) / len(data)
 
 
+def config_of(folder: Path, kind: str, seed: int, steps: int, learning_rate: float) -> RlhfConfig:
+    """A run on ``rows.jsonl`` of the folder, from its ``model``: 16 prompts x 8 answers a step."""
+    return RlhfConfig.model_validate(
+        {
+            "model": {"path": str(folder / "model"), "dtype": "float32"},
+            "tuner": "full",
+            "data": {"train": [str(folder / "rows.jsonl")], "processes": 1},
+            "optimizer": {"kind": "adamw", "learning_rate": learning_rate},
+            "schedule": "constant",
+            "train": {"batch_size": 128, "accumulation": 1, "max_steps": steps, "epochs": 100,
+                      "seed": seed, "log_every": 1000},
+            "rlhf": {"kind": kind},
+            "rollout": {"num_generations": 8, "max_completion_length": 6,
+                        "environment": "reasoning_gym"},
+            "reward": {"funcs": ["environment"]},
+            "report": "none",
+            "output": str(folder / kind),
+        }
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kinds", nargs="+", default=KINDS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--warm", type=int, default=400)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
     args = parser.parse_args()
     torch.set_num_threads(1)
     for seed in args.seeds:
@@ -125,23 +146,7 @@ def main() -> None:
             before = accuracy(folder / "model", unseen)
             (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in learn))
             for kind in args.kinds:
-                config = RlhfConfig.model_validate(
-                    {
-                        "model": {"path": str(folder / "model"), "dtype": "float32"},
-                        "tuner": "full",
-                        "data": {"train": [str(folder / "rows.jsonl")], "processes": 1},
-                        "optimizer": {"kind": "adamw", "learning_rate": args.learning_rate},
-                        "schedule": "constant",
-                        "train": {"batch_size": 128, "accumulation": 1, "max_steps": args.steps,
-                                  "epochs": 100, "seed": seed, "log_every": 1000},
-                        "rlhf": {"kind": kind},
-                        "rollout": {"num_generations": 8, "max_completion_length": 6,
-                                    "environment": "reasoning_gym"},
-                        "reward": {"funcs": ["environment"]},
-                        "report": "none",
-                        "output": str(folder / kind),
-                    }
-                )  # fmt: skip
+                config = config_of(folder, kind, seed, args.steps, args.learning_rate)
                 started = time.process_time()
                 result = grpo.run(config, World())
                 seconds = time.process_time() - started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from swift.config.runs import RlhfConfig
 from swift.errors import ResourceError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Completion, Request
+from swift.losses.drawn import Draw, drawn_logprob
 from swift.models.load import load_model
 from swift.parallel.world import World
 from swift.recipes import grpo
@@ -212,18 +214,39 @@ def test_groups_without_signal_are_replaced(learn: Learn, checkpoint: Path) -> N
 
 
 class Biased:
-    """A real engine that draws at another temperature than it is asked to."""
+    """A real engine on weights of its own, which draws at a temperature times ``factor`` and adds
+    ``wrong`` to the log-probabilities that it reports.
+    """
 
     def __init__(self, checkpoint: Path, factor: float, wrong: float = 0.0) -> None:
         model = load_model(checkpoint, torch.float32, device=torch.device("cpu"))
         self._engine = TransformersEngine(model, load_tokenizer(checkpoint))
         self.abilities, self.context = self._engine.abilities, self._engine.context
-        self._factor, self._wrong = factor, wrong
+        self._model, self._factor, self._wrong = model, factor, wrong
+        self.seen: list[tuple[Completion, Request]] = []
+
+    @torch.no_grad()
+    def logits(self, request: Request, completion: Completion) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every token of an answer: the logits before it, and itself."""
+        ids = torch.tensor([[*request.tokens, *completion.tokens]])
+        count = len(completion.tokens)
+        return self._model(input_ids=ids).logits[0, -count - 1 : -1], ids[0, -count:]
 
     def generate(self, requests: list[Request], on_token: Any = None) -> list[Completion]:
-        found = self._engine.generate(requests)
+        drawn = [
+            replace(
+                r, sampling=replace(r.sampling, temperature=r.sampling.temperature * self._factor)
+            )
+            for r in requests
+        ]
+        found = self._engine.generate(drawn)
+        self.seen += zip(found, requests, strict=True)
         return [
-            Completion(one.tokens, one.finish_reason, [x + self._wrong for x in one.logprobs or []])
+            replace(
+                one,
+                logprobs=[x + self._wrong for x in one.logprobs or []],
+                drawn_logprobs=[x + self._wrong for x in one.drawn_logprobs or []],
+            )
             for one in found
         ]
 
@@ -243,6 +266,39 @@ def test_a_mismatch_is_seen_and_corrected(learn: Learn, checkpoint: Path) -> Non
     assert off["train/grad_norm"] == pytest.approx(
         wrong["train/grad_norm"] * math.exp(0.3), rel=1e-3
     )
+
+
+DRAWS = [
+    {"temperature": 0.7},
+    {"top_k": 9},
+    {"top_p": 0.6},
+    {"min_p": 0.1},
+    {"temperature": 1.3, "top_k": 60, "top_p": 0.9, "min_p": 0.02},
+]
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_the_ratio_is_one_under_every_draw_and_exact_when_wrong(
+    learn: Learn, checkpoint: Path, draw: dict[str, float]
+) -> None:
+    one = {"max_steps": 1}
+    right = metrics(learn("right", Biased(checkpoint, 1), rollout=draw, train=one))[0]
+    assert right["train/correction"] == pytest.approx(1, abs=1e-5)
+    # drawn at twice the temperature: the weights are pi(asked) / pi(drawn), token by token
+    rlhf = {"kind": "grpo", "correction_threshold": 1e9}
+    told = {"rollout": draw, "train": one, "rlhf": rlhf}
+    hot = Biased(checkpoint, 2)
+    wrong = metrics(learn("wrong", hot, **told))[0]
+    expected = []
+    for completion, request in hot.seen:
+        drawn = Draw(**draw)  # type: ignore[arg-type]
+        twice = replace(drawn, temperature=drawn.temperature * 2)
+        logits, tokens = hot.logits(request, completion)
+        ratio = drawn_logprob(logits, tokens, drawn) - drawn_logprob(logits, tokens, twice)
+        expected += ratio.exp().tolist()
+    mean = sum(expected) / len(expected)
+    assert wrong["train/correction"] == pytest.approx(mean, rel=1e-3)
+    assert abs(mean - 1) > 1e-3
 
 
 def test_a_failing_engine_is_survived_until_it_gives_nothing(

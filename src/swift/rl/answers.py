@@ -26,6 +26,7 @@ class Answer:
     tokens: list[int]  # behind the prompt
     own: list[bool]  # which of these the model wrote
     engine: list[float] | None  # log-probabilities of the engine
+    drawn: list[float] | None  # the same of what was drawn from
     finish: str
     place: str
     text: str
@@ -58,9 +59,11 @@ class Answer:
 def answer_of(episode: Episode, rewards: Sequence[float]) -> Answer:
     """What is learned from an episode."""
     own = [value for value, mine in zip(episode.logprobs, episode.own, strict=True) if mine]
+    drawn = [value for value, mine in zip(episode.drawn, episode.own, strict=True) if mine]
     return Answer(
         episode.prompt, episode.tokens, episode.own, own if episode.scored else None,
-        episode.finish, episode.question.place, episode.text or "", list(rewards),
+        drawn if episode.exact else None, episode.finish, episode.question.place,
+        episode.text or "", list(rewards),
         [(medium.kind, medium.source) for medium in episode.said.media],
     )  # fmt: skip
 

@@ -275,6 +275,7 @@ class Rounds:
             weight,
             advantage_N=joined([[a.advantage] * a.length for a in used]),
             engine_N=joined([a.engine for a in used]),
+            engine_drawn_N=joined([a.drawn for a in used]),
             old_N=joined([a.old for a in used]) if several else None,
             plain_N=joined([a.plain for a in used]) if several else None,
             reference_drawn_N=joined([a.reference for a in used]) if self._in_loss() else None,

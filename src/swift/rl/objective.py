@@ -28,7 +28,8 @@ class PolicyBatch(Batch):
     """A micro-batch of answers. Columns are of the learned tokens, in the batch's order."""
 
     advantage_N: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-    engine_N: torch.Tensor | None = None  # log-probabilities as the engine reports them
+    engine_N: torch.Tensor | None = None  # log-probabilities of the engine's model
+    engine_drawn_N: torch.Tensor | None = None  # the same of what it drew from
     old_N: torch.Tensor | None = None  # of the policy before the first step, as drawn from
     plain_N: torch.Tensor | None = None  # the same as the engine would report them
     reference_drawn_N: torch.Tensor | None = None
@@ -78,11 +79,13 @@ class PolicyObjective(nn.Module):
         engine_N = None
         sums: dict[str, torch.Tensor] = {"entropy": seen.entropy.sum()}
         if batch.engine_N is not None:
-            # the engine reports its model; what differs there is taken to differ in the draw
             difference_N = plain_N - batch.engine_N
+            # without its draw, what differs in the model is taken to differ in the draw as well
             engine_N = drawn_N - difference_N
             sums["mismatch"] = difference_N.abs().sum()
             sums["mismatch_kl"] = (difference_N.exp() - difference_N - 1).sum()
+        if batch.engine_drawn_N is not None:
+            engine_N = batch.engine_drawn_N
         acted = Acted(
             batch.sequence_N, len(batch.places), batch.weights_N, batch.advantage_N,
             batch.old_N, engine_N, batch.reference_drawn_N, batch.keep_N,

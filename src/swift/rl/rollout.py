@@ -41,11 +41,13 @@ class Episode:
     tokens: list[int] = field(default_factory=list)  # behind the prompt
     own: list[bool] = field(default_factory=list)  # which of these the model wrote
     logprobs: list[float] = field(default_factory=list)  # of the engine; 0 where not its own
+    drawn: list[float] = field(default_factory=list)  # the same of what was drawn from
     turns: int = 0
     text: str | None = None  # the last answer as it was written, thinking and all; None: none
     finish: str = ""  # stop, length, context, turns, failed; "": under way
     reward: float | None = None  # of the environment
     scored: bool = True  # whether the engine gave log-probabilities
+    exact: bool = True  # whether it gave those of what was drawn from
 
     @property
     def written(self) -> list[int]:
@@ -148,6 +150,8 @@ class Rollout:
         episode.own += [True] * len(tokens)
         episode.scored = episode.scored and completion.logprobs is not None
         episode.logprobs += completion.logprobs or [0.0] * len(tokens)
+        episode.exact = episode.exact and completion.drawn_logprobs is not None
+        episode.drawn += completion.drawn_logprobs or [0.0] * len(tokens)
         episode.said = replace(episode.said, messages=(*episode.said.messages, answer))
         if not episode.text.strip():
             self.faults["empty"] += 1
@@ -175,6 +179,7 @@ class Rollout:
         episode.tokens += between
         episode.own += [False] * len(between)
         episode.logprobs += [0.0] * len(between)
+        episode.drawn += [0.0] * len(between)
         episode.said = replace(episode.said, messages=(*episode.said.messages, *step.messages))
         self._fitting(episode)
 
