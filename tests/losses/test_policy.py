@@ -293,7 +293,6 @@ def test_on_policy_ratios_are_one_and_wrong_ones_are_seen(draw: Draw) -> None:
     ]
     mistaken = drawn_logprob(logits, tokens, wrong)
     assert (mistaken - engine).exp().tolist() == pytest.approx(expected, abs=1e-5)
-    assert min(abs(x - 1) for x in expected) >= 0
     assert sum(abs(x - 1) > 0.01 for x in expected) > 5
 
 

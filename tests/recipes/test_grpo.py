@@ -17,6 +17,7 @@ import tiny
 from processes import fail, run, start
 from swift import registry
 from swift.chat.load import load_renderer, load_tokenizer
+from swift.chat.message import Conversation, Message
 from swift.config.runs import RlhfConfig
 from swift.errors import ResourceError
 from swift.infer.backends.transformers import TransformersEngine
@@ -25,6 +26,7 @@ from swift.losses.drawn import Draw, drawn_logprob
 from swift.models.load import load_model
 from swift.parallel.world import World
 from swift.recipes import grpo
+from swift.rl.environment import Step
 
 KINDS = ["grpo", "dapo", "dr_grpo", "gspo", "sapo", "cispo", "rloo", "reinforce_plus_plus"]
 PLUGIN = """
@@ -299,6 +301,54 @@ def test_the_ratio_is_one_under_every_draw_and_exact_when_wrong(
     mean = sum(expected) / len(expected)
     assert wrong["train/correction"] == pytest.approx(mean, rel=1e-3)
     assert abs(mean - 1) > 1e-3
+
+
+class Echo:
+    """Says something to every answer, twice."""
+
+    def __init__(self) -> None:
+        self.left = 3
+
+    def reset(self, asked: Conversation, columns: Any) -> Conversation:
+        return asked
+
+    def step(self, answer: Message) -> Step:
+        self.left -= 1
+        if not self.left:
+            return Step(reward=float(len(str(answer.content)) % 3))
+        return Step((Message("user", "And then?"),), done=False)
+
+
+def test_of_several_turns_only_the_models_tokens_are_learned(
+    learn: Learn, checkpoint: Path
+) -> None:
+    registry.register("environment", "test_echo", f"{__name__}:echo")
+    stop = min(load_renderer(checkpoint).stop_ids)
+
+    class Ending(Biased):
+        """Ends every answer, so that there is a next turn."""
+
+        def generate(self, requests: list[Request], on_token: Any = None) -> list[Completion]:
+            found = []
+            for one, request in zip(super().generate(requests), requests, strict=True):
+                tokens = [*one.tokens[:-1], stop]
+                logits, ids = self.logits(request, replace(one, tokens=tokens))
+                values = drawn_logprob(logits, ids, Draw()).tolist()
+                found.append(Completion(tokens, "stop", values, drawn_logprobs=values))
+            return found
+
+    done = learn(
+        "turns", Ending(checkpoint, 1), train={"max_steps": 1}, reward={"funcs": ["environment"]},
+        rollout={"environment": "test_echo", "max_completion_length": 5},
+    )  # fmt: skip
+    found = metrics(done)[0]
+    # the trainer finds the log-probabilities of every token of every turn where it expects them
+    assert found["train/mismatch"] < 1e-5
+    assert found["train/completion_length"] > 5 and found["train/grad_norm"] > 0
+
+
+def echo(settings: Any) -> Echo:
+    return Echo()
 
 
 def test_a_failing_engine_is_survived_until_it_gives_nothing(
