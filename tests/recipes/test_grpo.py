@@ -18,6 +18,8 @@ from processes import fail, run, start
 from swift import registry
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.message import Conversation, Message
+from swift.config.parse import read
+from swift.config.policy import DapoSection
 from swift.config.runs import RlhfConfig
 from swift.errors import ResourceError
 from swift.infer.backends.transformers import TransformersEngine
@@ -433,3 +435,12 @@ def test_flags_of_ms_swift_mean_what_they_meant() -> None:
     assert section(advantage="leave_one_out", kl_in_reward=False).kl_in_reward is False
     assert section(scale_rewards="gdpo").advantage == "gdpo"
     assert section(scale_rewards=True).scale_rewards == "group"
+    words = ["--rlhf_type", "dapo", "--model", "m", "--dataset", "d", "--reward_funcs", "number"]
+    words += ["--loss_type", "sapo", "--scale_rewards", "false", "--advantage_estimator", "grpo"]
+    words += ["--rollout_importance_sampling_mode", "none", "--importance_sampling_level", "token"]
+    words += ["--temperature", "0.9", "--top_k", "50", "--stop_words", "Observation:"]
+    config, _ = read(RlhfConfig, "rlhf", words)
+    assert isinstance(config, RlhfConfig) and isinstance(config.rlhf, DapoSection)
+    assert (config.rlhf.gate, config.rlhf.aggregate) == ("sapo", "sample")
+    assert (config.rlhf.scale_rewards, config.rlhf.correction) == ("none", None)
+    assert (config.rollout.temperature, config.rollout.top_k) == (0.9, 50)

@@ -48,7 +48,10 @@ def _scale(value: object) -> object:
 
 
 Scale = Annotated[Literal["group", "batch", "none"], BeforeValidator(_scale)]
-Correction = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+Correction = Annotated[
+    Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] | None,
+    BeforeValidator(lambda value: None if value == "none" else value),
+]
 
 
 _LOSSES = {
@@ -154,7 +157,7 @@ class PolicySection(ReferredSection):
     top_entropy_quantile: float = Field(1.0, gt=0, le=1)
     """Learn from this part of the tokens, those of highest entropy (arXiv:2506.01939)."""
 
-    correction: Correction | None = "token_truncate"
+    correction: Correction = "token_truncate"
     """How a difference between the engine's and the trainer's probabilities is corrected: weights
     of tokens or sequences, bounded (truncate) or left out beyond the bound (mask); none."""
 
