@@ -39,8 +39,8 @@ COMMANDS = {
         "swift.recipes.pt:run", "Train", distributed=True,
     ),
     "rlhf": Command(
-        "learn from preferences: dpo, kto, cpo, simpo, orpo, rm", "swift.config.runs:RlhfConfig",
-        "swift.recipes.rlhf:run", "Train", distributed=True,
+        "learn from preferences (dpo, kto, cpo, simpo, orpo, rm) or rewards (grpo, dapo, rloo ...)",
+        "swift.config.runs:RlhfConfig", "swift.recipes.rlhf:run", "Train", distributed=True,
     ),
     "check": Command("say what a configuration would do, without training", group="Train"),
     "inspect": Command(

@@ -16,17 +16,16 @@ _TOPICS = {
         vera_dropout vera_projection_prng_key vera_rank
     """,
     "preference and policy training": """
-        advantage_estimator async_generate  
+        async_generate
         chord_enable_phi_function chord_mu_decay_steps chord_mu_peak chord_mu_valley
-        chord_mu_warmup_steps chord_sft_dataset chord_sft_per_device_train_batch_size delta
-        dynamic_sample epsilon epsilon_high fipo_clip_high_only
-        fipo_clip_range fipo_decay_rate fipo_safety_threshold gkd_logits_topk gym_env
-        importance_sampling_level kl_in_reward lmbda log_completions
-        log_rollout_offpolicy_metrics max_completion_length max_turns
-        multi_turn_scheduler num_generations num_iterations offload_model offload_optimizer
-        offload_teacher_model overlong_filter response_length reward_funcs reward_model
-        reward_weights scale_rewards sft_alpha sleep_level
-        steps_per_generation tau_neg tau_pos teacher_deepspeed teacher_model
+        chord_mu_warmup_steps chord_sft_dataset chord_sft_per_device_train_batch_size
+        gkd_logits_topk gym_env
+        lmbda
+        log_rollout_offpolicy_metrics
+        multi_turn_scheduler offload_model offload_optimizer
+        offload_teacher_model
+        sft_alpha sleep_level
+        teacher_deepspeed teacher_model
         teacher_model_server use_gym_env
     """,
     "Megatron": """
@@ -127,15 +126,15 @@ LATER_VALUES: dict[str, frozenset[str]] = {
     path: frozenset(words.split())
     for path, words in {
         "tuner.kind": """
-            adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
+        adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
         """,
         "infer.backend": "sglang lmdeploy",
         "optimizer.kind": """
-            adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
+        adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
         """,
         "schedule.kind": """
-            cosine_with_restarts cosine_warmup_with_min_lr greedy inverse_sqrt polynomial
-            reduce_lr_on_plateau
+        cosine_with_restarts cosine_warmup_with_min_lr greedy inverse_sqrt polynomial
+        reduce_lr_on_plateau
         """,
     }.items()
 }

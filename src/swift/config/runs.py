@@ -15,6 +15,9 @@ from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
+from swift.config.policy import PolicySection
+from swift.config.reward import RewardSection
+from swift.config.rollout import RolloutSection
 from swift.config.section import Section, Strings, Variants, Word
 from swift.config.train import TrainSection
 from swift.config.tuner import LoraSection, TunerSection
@@ -95,11 +98,37 @@ class PtConfig(TrainingConfig):
 
 
 class RlhfConfig(TrainingConfig):
-    """swift rlhf: learn from preferences."""
+    """swift rlhf: learn from preferences, or from rewards."""
 
     command: Literal["rlhf"] = "rlhf"
     data: AnswersSection
     rlhf: Rlhf = DpoSection()
+    rollout: RolloutSection = RolloutSection()
+    reward: RewardSection = RewardSection()
+
+    @model_validator(mode="after")
+    def _check_rewards(self) -> RlhfConfig:
+        if not isinstance(self.rlhf, PolicySection):
+            return self
+        path, why = "", ""
+        steps, accumulation = self.rlhf.steps_per_generation, self.train.accumulation
+        if not self.reward.funcs and not self.reward.models:
+            path, why = "reward.funcs", "is needed: --reward_funcs accuracy"
+        elif self.data.streaming or self.data.cached:
+            path = "data.streaming" if self.data.streaming else "data.cached"
+            why = "prompts are read whole, as texts"
+        elif self.data.val or self.data.split:
+            path = "data.val" if self.data.val else "data.split"
+            why = "runs that learn from rewards are not evaluated on the way yet"
+        elif self.parallel.shard != "none":
+            path = "parallel.shard"
+            why = "the model answers while it learns, so each process holds all of it"
+        elif steps and steps % (accumulation or steps):
+            path = "rlhf.steps_per_generation"
+            why = f"{steps} is no multiple of gradient_accumulation_steps, {accumulation}"
+        if path:
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return self
 
     @model_validator(mode="after")
     def _check_reference(self) -> RlhfConfig:

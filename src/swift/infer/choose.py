@@ -43,6 +43,7 @@ class Row:
         self.request = request
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.drawn_logprobs: list[float] = []
         self.top_logprobs: list[dict[int, float]] = []
         self.prompt_logprobs: list[float] | None = None
         self.finish: Finish | None = None
@@ -115,6 +116,7 @@ class Row:
             None if wanted is None else self.logprobs,
             self.top_logprobs if wanted else None,
             self.prompt_logprobs,
+            self.drawn_logprobs if wanted is not None and self.drawn_logprobs else None,
         )
 
     def piece(self, start: int) -> Piece:
@@ -220,6 +222,9 @@ def _sample(rows: Sequence[Row], logits_NV: torch.Tensor) -> list[int]:
     at = torch.tensor([row.draw() for row in rows], dtype=torch.float64)[:, None].to(work.device)
     place = torch.searchsorted(total, at * total[:, -1:], right=True)
     place = place.clamp(max=work.shape[1] - 1)
+    drawn = (probabilities.gather(1, place) / total[:, -1:]).log()[:, 0].tolist()
+    for row, value in zip(rows, drawn, strict=True):
+        row.drawn_logprobs.append(value)
     return (place if ids is None else ids.gather(1, place))[:, 0].tolist()
 
 

@@ -91,6 +91,8 @@ class Completion:
     logprobs: list[float] | None = None  # of every token
     top_logprobs: list[dict[int, float]] | None = None  # the most likely ones at every token
     prompt_logprobs: list[float] | None = None  # of every prompt token but the first
+    drawn_logprobs: list[float] | None = None  # as logprobs, but of what was drawn from: with
+    # temperature, cuts and penalties; None where the engine does not say, or nothing was drawn
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,14 @@ class Mesh:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """What every process holds, in their order, on all of them."""
+        if self.devices is None:
+            return [value]
+        found: list[Any] = [None] * self.world.size
+        dist.all_gather_object(found, value)
+        return found
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.devices is not None:

@@ -1,13 +1,15 @@
-"""``swift rlhf``: learn from preferences."""
+"""``swift rlhf``: learn from preferences; from rewards see grpo.py."""
 
 from __future__ import annotations
 
 from swift.chat.load import renderer_for
+from swift.config.policy import PolicySection
 from swift.config.runs import RlhfConfig
 from swift.observe.log import Log, quiet_libraries
 from swift.observe.metrics import check_report
 from swift.parallel.mesh import open_mesh
 from swift.parallel.world import World
+from swift.recipes import grpo
 from swift.recipes.check import show
 from swift.train import setup
 from swift.train.alignment import objective
@@ -30,6 +32,8 @@ def run(config: RlhfConfig, world: World) -> Outcome | None:
     Returns:
         What the run leaves behind; None after a dry run.
     """
+    if isinstance(config.rlhf, PolicySection):
+        return grpo.run(config, world)
     quiet_libraries()
     check_report(config.report)
     log = Log(world.is_main)

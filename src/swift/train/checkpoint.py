@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-from swift.data.flow import Flow
 from swift.errors import CheckpointError
 from swift.models.save import copy_beside, save_model
 from swift.parallel.mesh import Mesh, whole
@@ -41,6 +40,16 @@ from swift.train.state import TrainState
 from swift.tune.tuned import Tuned
 
 _NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class Course(Protocol):
+    """What a run goes on in beside the order of samples: rows that pass by, rounds of answers."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Where it stands, for JSON."""
+
+    def go_on(self, record: dict[str, Any]) -> None:
+        """Take up what ``as_dict`` gave."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Keeper:
     order: dict[str, Any]  # what decides the order of samples
     keep: int | None
     only_model: bool
-    flow: Flow | None = None  # where the run stands in rows that pass by
+    flow: Course | None = None
 
     def save(self, state: TrainState) -> None:
         """Write ``checkpoint-<step>`` and remove old ones.

@@ -28,7 +28,15 @@ from swift.tune.tuned import Tuned
 Ask = Callable[[Batch], torch.Tensor]
 """A batch -> the log-probability of every learned token, float32 (N,), without gradient."""
 
+Read = Callable[[PreTrainedModel, Head, Batch], torch.Tensor]
+"""How a model is asked: as an :data:`Ask`, with its head."""
+
 _ADAPTER = "reference"
+
+
+def plain_logps(model: PreTrainedModel, head: Head, batch: Batch) -> torch.Tensor:
+    """Log-probabilities as the model itself gives them."""
+    return read_logps(model, head, batch).logps_N
 
 
 class Reference:
@@ -54,8 +62,14 @@ NO_REFERENCE = Reference(None)
 """One that finds every answer equally likely."""
 
 
-def reference_of(session: Session, section: RlhfSection, tuned: Tuned, layout: Layout) -> Reference:
-    """The reference of a run.
+def reference_of(
+    session: Session,
+    section: RlhfSection,
+    tuned: Tuned,
+    layout: Layout,
+    read: Read = plain_logps,
+) -> Reference:
+    """The reference of a run, asked by ``read``.
 
     Raises:
         ConfigError: it does not fit the model.
@@ -63,26 +77,26 @@ def reference_of(session: Session, section: RlhfSection, tuned: Tuned, layout: L
     if not isinstance(section, ReferredSection) or getattr(section, "reference_free", False):
         return NO_REFERENCE
     if section.ref_model is None and tuned.peft is not None:
-        return Reference(_beside_adapter(session, section, tuned.peft, tuned.model))
+        return Reference(_beside_adapter(session, section, tuned.peft, tuned.model, read))
     model = _second_model(session, section, layout)
     if vocabulary(model) != vocabulary(tuned.model):
         raise ConfigError(
             f"--ref_model: its vocabulary has {vocabulary(model)} tokens, the model's "
             f"{vocabulary(tuned.model)}; a reference reads the same tokens"
         )
-    return Reference(_asked(model, find_head(model)))
+    return Reference(_asked(model, find_head(model), read))
 
 
-def _asked(model: PreTrainedModel, head: Head) -> Ask:
+def _asked(model: PreTrainedModel, head: Head, read: Read = plain_logps) -> Ask:
     def ask(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            return read_logps(model, head, batch).logps_N
+            return read(model, head, batch)
 
     return ask
 
 
 def _beside_adapter(
-    session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel
+    session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel, read: Read
 ) -> Ask:
     """The model without the adapter that learns, or with that of the reference in its place."""
     merged = session.config.model.merge
@@ -91,14 +105,19 @@ def _beside_adapter(
         raise ConfigError("--ref_adapters: one adapter at a time; merge the others first")
     if adapters:
         peft.load_adapter(str(find_adapter(adapters[0])), _ADAPTER, is_trainable=False)
-    return without_adapter(peft, model, find_head(model), _ADAPTER if adapters else None)
+    other = _ADAPTER if adapters else None
+    return without_adapter(peft, model, find_head(model), other, read)
 
 
 def without_adapter(
-    peft: PeftModel, model: PreTrainedModel, head: Head, other: str | None = None
+    peft: PeftModel,
+    model: PreTrainedModel,
+    head: Head,
+    other: str | None = None,
+    read: Read = plain_logps,
 ) -> Ask:
     """A model without the adapter that learns, or with another one in its place."""
-    ask = _asked(model, head)
+    ask = _asked(model, head, read)
 
     def ask_reference(batch: Batch) -> torch.Tensor:
         training = model.training

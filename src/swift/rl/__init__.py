@@ -1,0 +1,1 @@
+"""Learning from rewards: answers are drawn, judged, and learned from."""

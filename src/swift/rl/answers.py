@@ -1,0 +1,86 @@
+"""Answers that are learned from: tokens, rewards, advantage, and who thought what of them.
+
+Plain numbers, so that a checkpoint in the middle of a round holds them to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from swift import registry
+from swift.chat.message import Media
+from swift.config.policy import PolicySection
+from swift.data.sample import Sample
+from swift.rl.rollout import Episode
+
+
+@dataclass
+class Answer:
+    """One answer; columns have a number for each token that the model wrote."""
+
+    prompt: list[int]
+    tokens: list[int]  # behind the prompt
+    own: list[bool]  # which of these the model wrote
+    engine: list[float] | None  # log-probabilities of the engine
+    drawn: list[float] | None  # the same of what was drawn from
+    finish: str
+    place: str
+    text: str
+    rewards: list[float]  # of every function; NaN: not judged
+    media: list[tuple[str, Any]] = field(default_factory=list)
+    advantage: float = 0.0
+    keep: list[float] | None = None  # 1 where the advantage is learned
+    old: list[float] | None = None
+    plain: list[float] | None = None
+    reference: list[float] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model wrote."""
+        return sum(self.own)
+
+    def sample(self, weight: float) -> Sample:
+        """Tokens and weights as every part below knows them."""
+        own = np.array(self.own, np.float32) * weight
+        weights = np.concatenate([np.zeros(len(self.prompt), np.float32), own])
+        tokens = np.array([*self.prompt, *self.tokens], np.int32)
+        media = tuple(Media(kind, source) for kind, source in self.media)  # type: ignore[arg-type]
+        return Sample(tokens, weights, self.place, media)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def answer_of(episode: Episode, rewards: Sequence[float]) -> Answer:
+    """What is learned from an episode."""
+    own = [value for value, mine in zip(episode.logprobs, episode.own, strict=True) if mine]
+    drawn = [value for value, mine in zip(episode.drawn, episode.own, strict=True) if mine]
+    return Answer(
+        episode.prompt, episode.tokens, episode.own, own if episode.scored else None,
+        drawn if episode.exact else None, episode.finish, episode.question.place,
+        episode.text or "", list(rewards),
+        [(medium.kind, medium.source) for medium in episode.said.media],
+    )  # fmt: skip
+
+
+def learned(answer: Answer, section: PolicySection) -> bool:
+    """Whether anything is learned from it."""
+    if not answer.length or answer.finish == "failed":
+        return False
+    return not (section.overlong_filter and answer.finish == "length")
+
+
+def weights_of(answer: Answer, section: PolicySection, most: int) -> tuple[float, float]:
+    """What one token counts for, and what the answer counts for in the division.
+
+    An answer that nothing is learned from counts like the others where answers count, and for
+    nothing where tokens do, as in TRL.
+    """
+    length = answer.length if learned(answer, section) else 0
+    token, whole = registry.load("aggregate", section.aggregate)(length, most)
+    return (token if length else 0.0), whole

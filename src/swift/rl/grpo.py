@@ -1,0 +1,336 @@
+"""Generate, judge, learn: the rounds of policy-gradient training.
+
+A round draws prompts, lets the live model answer each several times, judges the answers, makes
+advantages of the rewards, and deals the answers out to the micro-batches of its steps. What is then
+learned from them is losses/policy.py; these two files are the whole of GRPO and its relatives.
+
+Axes: G prompts of a round, K answers to each, F reward functions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swift import registry
+from swift.config.policy import PolicySection
+from swift.data.batch import Batch
+from swift.data.sample import Sample
+from swift.data.stream import Order
+from swift.errors import ResourceError
+from swift.parallel.mesh import Mesh
+from swift.rl.advantage import advantages, total, without_signal
+from swift.rl.answers import Answer, answer_of, weights_of
+from swift.rl.objective import PolicyBatch, joined, policy_batch
+from swift.rl.rollout import FAULTS as OF_ROLLOUT
+from swift.rl.rollout import Episode, Question, Rollout, seed_of
+from swift.rl.score import FAULTS as OF_REWARDS
+from swift.rl.score import Judges
+
+FAULTS = (*OF_ROLLOUT, *OF_REWARDS)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What policy and reference think of the learned tokens of a batch, without gradient."""
+
+    drawn: list[float]
+    plain: list[float]
+    entropy: list[float]
+    reference: list[float] | None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How a round is cut."""
+
+    batch_size: int  # answers of a micro-batch
+    accumulation: int  # micro-batches of a step on one process
+    steps: int  # that the answers of a round are dealt out to, once
+    iterations: int  # times that they are learned from
+    generations: int  # answers to each prompt
+    most: int  # longest answer
+
+    def answers(self, processes: int) -> int:
+        """Answers of a round."""
+        return self.batch_size * self.accumulation * self.steps * processes
+
+
+@dataclass
+class Rounds:
+    """The rounds of a run, and where it stands in them."""
+
+    rollout: Rollout
+    judges: Judges
+    weights: Sequence[float]  # of the reward functions
+    questions: Sequence[Question]
+    order: Order  # of the questions
+    section: PolicySection
+    measures: Measures
+    lay: Callable[[Sequence[Sample]], Batch]
+    read: Callable[[Batch], Scored]
+    mesh: Mesh
+    seed: int
+    record: Path | None = None  # completions.jsonl
+    drawn: int = 0  # prompts drawn so far
+    step: int = 0  # the next step of the run
+    answers: list[Answer] = field(default_factory=list)  # of the round under way
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def windows(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each step on this process; the weights are those of that moment."""
+        m = self.measures
+        self.step = first
+        while self.step < last:
+            place = self.step % (m.steps * m.iterations)
+            if place == 0:
+                self.answers = self._round()
+            made = self._window(place % m.steps)
+            self.step += 1  # a checkpoint that follows goes on behind this step
+            yield made
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the run needs to go on from here, for JSON."""
+        under_way = self.step % (self.measures.steps * self.measures.iterations)
+        answers = [answer.as_dict() for answer in self.answers] if under_way else []
+        return {"drawn": self.drawn, "answers": answers}
+
+    def go_on(self, record: dict[str, Any]) -> None:
+        """Take up what ``as_dict`` gave."""
+        self.drawn = record["drawn"]
+        self.answers = [Answer(**answer) for answer in record["answers"]]
+
+    def _round(self) -> list[Answer]:
+        """Answers with advantages, the same on every process, in the order of learning."""
+        count = self.measures.answers(self.mesh.world.size)
+        groups, resampled = self._groups(count // self.measures.generations)
+        answers = [answer for group in groups for answer in group]
+        if not any(answer.length for answer in answers):
+            raise ResourceError(
+                f"step {self.step + 1}: not one of {len(answers)} answers could be generated "
+                f"({', '.join(f'{n:g} x {name}' for name, n in self._faults().items() if n)})"
+            )
+        if self.measures.steps > 1:  # so that no step is made of a few prompts alone
+            random = torch.Generator().manual_seed(seed_of(self.seed, self.step))
+            answers = [answers[i] for i in torch.randperm(count, generator=random).tolist()]
+        if self._needs_scores():
+            self._score(answers)
+        self._judge(groups)
+        self.metrics = self._report(groups, resampled)
+        if self.record is not None and self.mesh.world.is_main:
+            self._write(groups)
+        return answers
+
+    def _groups(self, count: int) -> tuple[list[list[Answer]], int]:
+        """Answered prompts, and how many more were tried for want of signal."""
+        found = self._answer(count)
+        if not self.section.dynamic_sample:
+            return found, 0
+        good = [group for group in found if self._teaches(group)]
+        dull = [group for group in found if not self._teaches(group)]
+        tries = tried = 0
+        while len(good) < count and tries < self.section.max_resample_times:
+            more = self._answer(count - len(good))
+            good += [group for group in more if self._teaches(group)]
+            tries, tried = tries + 1, tried + len(more)
+        return [*good, *dull][:count], tried
+
+    def _teaches(self, group: list[Answer]) -> bool:
+        rewards_1KF = torch.tensor([[answer.rewards for answer in group]], dtype=torch.float64)
+        return not bool(without_signal(total(rewards_1KF, self.weights))[0])
+
+    def _answer(self, count: int) -> list[list[Answer]]:
+        """Let the model answer the next prompts; each process takes its share."""
+        k, world = self.measures.generations, self.mesh.world
+        numbers = range(self.drawn, self.drawn + count)
+        self.drawn += count
+        asked = [(number, i) for number in numbers for i in range(k)][world.rank :: world.size]
+        episodes = self.rollout(
+            [self._question(number) for number, _ in asked],
+            [seed_of(self.seed, number, i) for number, i in asked],
+        )
+        rewards = self._rewards(episodes)
+        mine = [answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)]
+        parts = self.mesh.gather(mine)
+        flat = [parts[i % world.size][i // world.size] for i in range(count * k)]
+        return [flat[i : i + k] for i in range(0, len(flat), k)]
+
+    def _question(self, number: int) -> Question:
+        epoch, place = divmod(number, len(self.questions))
+        return self.questions[int(self.order.sequence(epoch)[place])]
+
+    def _rewards(self, episodes: Sequence[Episode]) -> list[list[float]]:
+        names = sorted({name for episode in episodes for name in episode.question.columns})
+        columns: dict[str, list[Any]] = {
+            name: [episode.question.columns.get(name) for episode in episodes] for name in names
+        }
+        columns["completion_ids"] = [episode.written for episode in episodes]
+        columns["finish_reasons"] = [episode.finish for episode in episodes]
+        columns["messages"] = [episode.question.asked.messages for episode in episodes]
+        columns["questions"] = [str(m[-1].content) for m in columns["messages"]]
+        columns["environment_reward"] = [episode.reward for episode in episodes]
+        texts = [None if e.finish == "failed" else e.text for e in episodes]
+        return self.judges(texts, columns)
+
+    def _needs_scores(self) -> bool:
+        """Whether the policy is asked before the first step."""
+        several = self.measures.steps * self.measures.iterations > 1
+        return several or self.section.beta > 0 or self.section.top_entropy_quantile < 1
+
+    def _score(self, answers: list[Answer]) -> None:
+        """What policy and reference think of the answers, in the micro-batches of learning."""
+        mine: dict[int, list[list[float] | None]] = {}
+        entropies: dict[int, list[float]] = {}
+        for step in range(self.measures.steps):
+            for part in self._parts(step):
+                seen = self.read(self.lay([answers[i].sample(1.0) for i in part]))
+                at = 0
+                for i in part:
+                    span = slice(at, at + answers[i].length)
+                    columns = (seen.drawn, seen.plain, seen.reference)
+                    mine[i] = [None if column is None else column[span] for column in columns]
+                    entropies[i] = seen.entropy[span]
+                    at = span.stop
+        for part_of in self.mesh.gather(mine):
+            for i, (old, plain, reference) in part_of.items():
+                answers[i].old, answers[i].plain, answers[i].reference = old, plain, reference
+        if self.section.top_entropy_quantile < 1:
+            merged = {i: x for part in self.mesh.gather(entropies) for i, x in part.items()}
+            self._keep(answers, merged)
+
+    def _keep(self, answers: list[Answer], entropies: dict[int, list[float]]) -> None:
+        """Mark the tokens of highest entropy of every step (arXiv:2506.01939)."""
+        size = len(answers) // self.measures.steps
+        for start in range(0, len(answers), size):
+            values = [x for i in range(start, start + size) for x in entropies[i]]
+            part = 1 - self.section.top_entropy_quantile
+            least = float(torch.tensor(values, dtype=torch.float64).quantile(part))
+            for i in range(start, start + size):
+                answers[i].keep = [float(x >= least) for x in entropies[i]]
+
+    def _judge(self, groups: list[list[Answer]]) -> None:
+        """Make advantages of rewards."""
+        rewards = [[answer.rewards for answer in group] for group in groups]
+        rewards_GKF = torch.tensor(rewards, dtype=torch.float64)
+        penalty_GK = None
+        if self.section.kl_in_reward and self.section.beta:
+            penalty_GK = torch.tensor(
+                [[self.section.beta * self._distance(answer) for answer in g] for g in groups],
+                dtype=torch.float64,
+            )
+        found_GK = advantages(rewards_GKF, self.weights, self.section, penalty_GK)
+        for group, row in zip(groups, found_GK.tolist(), strict=True):
+            for answer, value in zip(group, row, strict=True):
+                answer.advantage = value
+
+    def _distance(self, answer: Answer) -> float:
+        """The estimated KL of a whole answer."""
+        assert answer.old is not None and answer.reference is not None
+        pair = (torch.tensor(answer.old), torch.tensor(answer.reference))
+        return float(registry.load("kl", self.section.kl)(*pair).sum())
+
+    def _parts(self, step: int) -> list[list[int]]:
+        """The answers of this process's micro-batches of a step of the round."""
+        m, world = self.measures, self.mesh.world
+        first = step * m.batch_size * m.accumulation * world.size
+        starts = [
+            first + (micro * world.size + world.rank) * m.batch_size
+            for micro in range(m.accumulation)
+        ]
+        return [list(range(start, start + m.batch_size)) for start in starts]
+
+    def _window(self, step: int) -> list[Batch]:
+        made: list[Batch] = []
+        size = len(self.answers) // self.measures.steps
+        whole_step = self.answers[step * size : (step + 1) * size]
+        # where nothing at all is learned, the loop must not divide by nothing
+        spare = 0.0 if any(self._weights(answer)[1] for answer in whole_step) else 1.0
+        for number, part in enumerate(self._parts(step)):
+            answers = [self.answers[i] for i in part]
+            pairs = [self._weights(answer) for answer in answers]
+            batch = self.lay([a.sample(w) for a, (w, _) in zip(answers, pairs, strict=True)])
+            used = [a for a, (w, _) in zip(answers, pairs, strict=True) if w]
+            weight = sum(whole for _, whole in pairs) + spare
+            made.append(self._batch(batch, used, weight, number == 0))
+        self.metrics = {}
+        return made
+
+    def _weights(self, answer: Answer) -> tuple[float, float]:
+        return weights_of(answer, self.section, self.measures.most)
+
+    def _batch(self, plain: Batch, used: list[Answer], weight: float, reports: bool) -> PolicyBatch:
+        """A laid micro-batch with the columns of the answers that are learned from."""
+        main = self.mesh.world.is_main
+        several = self.measures.steps * self.measures.iterations > 1
+        metrics = {name: pair if main else (0.0, 0.0) for name, pair in self.metrics.items()}
+        return policy_batch(
+            plain,
+            weight,
+            advantage_N=joined([[a.advantage] * a.length for a in used]),
+            engine_N=joined([a.engine for a in used]),
+            engine_drawn_N=joined([a.drawn for a in used]),
+            old_N=joined([a.old for a in used]) if several else None,
+            plain_N=joined([a.plain for a in used]) if several else None,
+            reference_drawn_N=joined([a.reference for a in used]) if self._in_loss() else None,
+            keep_N=joined([a.keep for a in used]) if self._masks() else None,
+            metrics=metrics if reports else {},
+        )
+
+    def _in_loss(self) -> bool:
+        return self.section.beta > 0 and not self.section.kl_in_reward
+
+    def _masks(self) -> bool:
+        return self.section.top_entropy_quantile < 1
+
+    def _faults(self) -> dict[str, float]:
+        """What went wrong since the last round, on all processes."""
+        counts: Counter[str] = self.rollout.faults + self.judges.faults
+        self.rollout.faults.clear()
+        self.judges.faults.clear()
+        return dict(zip(FAULTS, self.mesh.sum([counts[name] for name in FAULTS]), strict=True))
+
+    def _report(self, groups: list[list[Answer]], resampled: int) -> dict[str, tuple[float, float]]:
+        """Metrics of a round: each a sum, and what divides it."""
+        answers = [answer for group in groups for answer in group]
+        rewards_GKF = torch.tensor(
+            [[answer.rewards for answer in group] for group in groups], dtype=torch.float64
+        )
+        rewards_GK = total(rewards_GKF, self.weights)
+        judged = rewards_GK[~rewards_GK.isnan()]
+        spread = [float(x[~x.isnan()].std(correction=0)) for x in rewards_GK if (~x.isnan()).any()]
+        dull = int(without_signal(rewards_GK).sum())
+        count = float(len(answers))
+        found = {
+            "reward": (float(judged.sum()), float(len(judged))),
+            "reward_std": (sum(spread), float(len(spread))),
+            "groups_without_signal": (float(dull), float(len(groups))),
+            "groups_resampled": (float(resampled), 1.0),
+            "completion_length": (float(sum(answer.length for answer in answers)), count),
+            "cut_off": (float(sum(answer.finish == "length" for answer in answers)), count),
+        }
+        for column, name in enumerate(self.judges.functions):
+            values = [a.rewards[column] for a in answers if not math.isnan(a.rewards[column])]
+            found[f"reward/{name}"] = (sum(values), float(len(values)))
+        faults = self._faults()
+        return {**found, **{f"fault/{name}": (value, 1.0) for name, value in faults.items()}}
+
+    def _write(self, groups: list[list[Answer]]) -> None:
+        """Put the answers of a round beside the run."""
+        assert self.record is not None
+        names = list(self.judges.functions)
+        with self.record.open("a", encoding="utf-8") as file:
+            for answer in (answer for group in groups for answer in group):
+                values = [None if math.isnan(x) else x for x in answer.rewards]
+                line = {
+                    "step": self.step + 1, "place": answer.place, "completion": answer.text,
+                    "finish": answer.finish, "rewards": dict(zip(names, values, strict=True)),
+                    "advantage": answer.advantage,
+                }  # fmt: skip
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

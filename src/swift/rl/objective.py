@@ -1,0 +1,118 @@
+"""Model and policy loss as one module, and the micro-batches that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from swift.config.policy import PolicySection
+from swift.data.batch import Batch
+from swift.data.stream import PLAIN
+from swift.losses.drawn import Believed, Draw, believed
+from swift.losses.loss import Loss
+from swift.losses.policy import Acted, policy_loss
+from swift.models.anatomy import vocabulary
+from swift.models.attention import run_body
+from swift.models.heads import Head, find_head
+from swift.train.reference import NO_REFERENCE, Reference
+
+
+@dataclass(frozen=True)
+class PolicyBatch(Batch):
+    """A micro-batch of answers. Columns are of the learned tokens, in the batch's order."""
+
+    advantage_N: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    engine_N: torch.Tensor | None = None  # log-probabilities of the engine's model
+    engine_drawn_N: torch.Tensor | None = None  # the same of what it drew from
+    old_N: torch.Tensor | None = None  # of the policy before the first step, as drawn from
+    plain_N: torch.Tensor | None = None  # the same as the engine would report them
+    reference_drawn_N: torch.Tensor | None = None
+    keep_N: torch.Tensor | None = None
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the generation
+
+
+def policy_batch(plain: Batch, weight: float, **columns: Any) -> PolicyBatch:
+    """A batch with what is known of its tokens.
+
+    Args:
+        plain: tokens; its weights are those of single tokens.
+        weight: what it counts for.
+        columns: the further fields; sequences of numbers become tensors.
+    """
+    own = {f.name: getattr(plain, f.name) for f in fields(Batch)}
+    made = {
+        name: torch.from_numpy(np.asarray(values, np.float32)) if name.endswith("_N") else values
+        for name, values in columns.items()
+        if values is not None
+    }
+    return PolicyBatch(**{**own, "weight": weight, **made})
+
+
+class PolicyObjective(nn.Module):
+    """The policy loss of answers, with what the trainer and the engine think of each other."""
+
+    unit, collate = "answers", PLAIN
+
+    def __init__(
+        self,
+        section: PolicySection,
+        draw: Draw,
+        model: PreTrainedModel,
+        reference: Reference = NO_REFERENCE,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.reference = reference
+        self._section, self._draw, self._head = section, draw, find_head(model)
+
+    def forward(self, batch: PolicyBatch) -> dict[str, torch.Tensor]:
+        """``total``: the summed loss; the other entries: metrics."""
+        seen = self.read(batch)
+        plain_N = seen.plain if batch.plain_N is None else batch.plain_N
+        drawn_N = seen.drawn.detach() if batch.old_N is None else batch.old_N
+        engine_N = None
+        sums: dict[str, torch.Tensor] = {"entropy": seen.entropy.sum()}
+        if batch.engine_N is not None:
+            difference_N = plain_N - batch.engine_N
+            # without its draw, what differs in the model is taken to differ in the draw as well
+            engine_N = drawn_N - difference_N
+            sums["mismatch"] = difference_N.abs().sum()
+            sums["mismatch_kl"] = (difference_N.exp() - difference_N - 1).sum()
+        if batch.engine_drawn_N is not None:
+            engine_N = batch.engine_drawn_N
+        acted = Acted(
+            batch.sequence_N, len(batch.places), batch.weights_N, batch.advantage_N,
+            batch.old_N, engine_N, batch.reference_drawn_N, batch.keep_N,
+        )  # fmt: skip
+        loss = policy_loss(seen.drawn, acted, self._section)
+        count = seen.drawn.new_tensor(float(len(seen.drawn)))
+        sums = {**sums, **loss.sums}
+        out = Loss(loss.total, sums, dict.fromkeys(sums, count)).out(batch.weight)
+        for name, pair in batch.metrics.items():
+            out[name] = loss.total.new_tensor(pair)
+        return out
+
+    def read(self, batch: Batch) -> Believed:
+        """What the policy thinks of the learned tokens of a batch."""
+        return read_drawn(self.model, self._head, batch, self._draw)
+
+
+def read_drawn(model: PreTrainedModel, head: Head, batch: Batch, draw: Draw) -> Believed:
+    """What a model thinks of the learned tokens of a batch."""
+    hidden_TD = run_body(model, batch).flatten(0, 1)
+    rows_ND, learning = hidden_TD[batch.learned_N], head.learning()
+    return believed(rows_ND, batch.targets_N, head, learning, vocabulary(model), draw)
+
+
+def joined(parts: Sequence[Sequence[float] | None]) -> np.ndarray[Any, Any] | None:
+    """Columns of several answers as one; None where one of them has none."""
+    if any(part is None for part in parts):
+        return None
+    found = [np.asarray(part, np.float32) for part in parts]
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
