@@ -1,0 +1,163 @@
+"""Around requests: who may come in, how large a body may be, streams that end with their reader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from swift.serve import openai
+from swift.serve.keys import Keys
+from swift.serve.refused import Refused
+
+OPEN = ("/health", "/ready")
+"""Routes that need no key."""
+
+Result = TypeVar("Result")
+
+
+class Guard:
+    """Lets in only who has a key, whatever the route, and no body that is too large."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, max_body: int, body_timeout_s: float) -> None:
+        self._app = app
+        self._keys = keys
+        self._max_body = max_body
+        self._body_timeout_s = body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+        except Refused as refused:
+            await refusal(scope["path"], refused)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        if scope["path"] in OPEN:
+            return
+        caller = self._keys.caller(scope["headers"])
+        if caller is None:
+            raise Refused(
+                401,
+                "a key is needed: Authorization: Bearer KEY (or X-API-Key: KEY)",
+                code="invalid_api_key",
+            )
+        scope.setdefault("state", {})
+        scope["state"].update(
+            caller=caller, max_body=self._max_body, body_timeout_s=self._body_timeout_s
+        )
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit():
+            raise Refused(400, "Content-Length: should be a number", code="invalid_header")
+        if int(length) > self._max_body:
+            raise _too_large(self._max_body)
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(
+        413, f"the body is larger than {most} bytes, this server's limit", code="too_large"
+    )
+
+
+async def body_of(request: Request) -> bytes:
+    """The body of a request, within the server's bounds of size and time.
+
+    Raises:
+        Refused: it is too large or too slow.
+    """
+    most, content = request.state.max_body, bytearray()
+    try:
+        async with asyncio.timeout(request.state.body_timeout_s):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > most:
+                    raise _too_large(most)
+    except TimeoutError:
+        raise Refused(408, "the body did not come in time", code="timeout") from None
+    return bytes(content)
+
+
+def refusal(path: str, refused: Refused) -> Response:
+    """A refusal in the shape of its route's protocol."""
+    shape = openai.error
+    headers = {}
+    if refused.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
+    if refused.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if refused.status in (408, 413):
+        headers["Connection"] = "close"
+    return JSONResponse(shape(refused), refused.status, headers)
+
+
+class Gone(Exception):
+    """The client has closed the connection."""
+
+
+async def while_there(receive: Receive, work: Awaitable[Result]) -> Result:
+    """Work for a client, ended as soon as it is gone; its body has been read before.
+
+    Raises:
+        Gone: it went.
+    """
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Gone
+    finally:
+        for one in (task, leaving):
+            if not one.done():
+                one.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await one
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events; the source is closed when the client goes."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str]) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", **headers})
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        async with aclosing(self._events):
+            with suppress(Gone, OSError):
+                await while_there(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as it is sent."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,244 @@
+"""Engines and servers for tests: one that says what a test wants at a given pace, one that thinks.
+
+``SayingEngine`` answers with the text that its script gives for a prompt. ``ThreadedEngine`` puts
+the transformers engine behind the streaming contract: each ``generate`` runs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+import tiny
+from swift.chat.render import Renderer, RendererSpec
+from swift.errors import ConfigError, DataError
+from swift.infer.backends.transformers import TransformersEngine
+from swift.infer.engine import Ability, Completion, Piece, Request, Sampling
+from swift.observe.log import Log
+from swift.serve.answer import Answerer
+from swift.serve.app import make_app
+from swift.serve.keys import Caller, Keys
+from swift.serve.limits import Gate
+from swift.serve.metrics import Metrics
+from swift.serve.models import Models
+from swift.serve.service import Service
+from swift.serve.wire import Defaults
+
+HERMES = (
+    "{% if tools %}{{ '<|im_start|>system\nTools: ' }}{% for tool in tools %}{{ tool | tojson }}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' and m['reasoning_content'] %}"
+    "{{ '<think>\n' + m['reasoning_content'] + '\n</think>\n\n' }}{% endif %}"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
+    "{{ p['text'] }}{% endfor %}{% endif %}"
+    "{% for c in m['tool_calls'] or [] %}"
+    "{{ '\n<tool_call>\n{\"name\": \"' + c['function']['name'] + '\", \"arguments\": ' "
+    "+ c['function']['arguments'] | tojson + '}\n</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}"
+    "{% endif %}{% endif %}"
+)
+CALL = '\n<tool_call>\n{"name": "%s", "arguments": %s}\n</tool_call>'
+
+Say = Callable[[Request], str]
+
+
+def renderer_of(template: str = HERMES) -> Renderer:
+    """A renderer with the tiny tokenizer."""
+    made = tiny.make_tokenizer()
+    variables = {k: v for k, v in made.special_tokens_map.items() if isinstance(v, str)}
+    spec = RendererSpec(made.backend_tokenizer.to_str(), {"default": template}, variables, (2,), 2)
+    return Renderer(spec)
+
+
+class SayingEngine:
+    """Says what a script gives, ``size`` tokens a piece, one piece every ``pace_s``."""
+
+    abilities = frozenset(Ability) - {Ability.MEDIA}
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        say: Say | str,
+        *,
+        size: int = 1,
+        pace_s: float = 0.0,
+        context: int | None = 512,
+        lacks: Iterable[Ability] = (),
+    ) -> None:
+        self.renderer, self.size, self.pace_s, self.context = renderer, size, pace_s, context
+        self.say: Say = say if callable(say) else lambda request: str(say)
+        self.abilities = self.abilities - frozenset(lacks)
+        self.seen: list[Request] = []
+        self.live = self.most = self.broken_off = self.told = 0
+        self.adapters: dict[str, str] = {}
+        self.fail_at: int | None = None  # the piece at which it raises
+
+    def generate(
+        self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        raise AssertionError("a server streams")
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        self.seen.append(request)
+        ids = list(self.renderer.tokenizer.encode(self.say(request)).ids)
+        ids.append(next(iter(request.sampling.stop_ids)))
+        finish = "length" if len(ids) > request.sampling.max_tokens else "stop"
+        ids = ids[: request.sampling.max_tokens]
+        self.live += 1
+        self.most = max(self.most, self.live)
+        whole = False
+        try:
+            for number, at in enumerate(range(0, len(ids), self.size)):
+                await asyncio.sleep(self.pace_s)
+                if number == self.fail_at:
+                    raise RuntimeError("CUDA error: an illegal memory access")
+                part = ids[at : at + self.size]
+                self.told += len(part)
+                whole = at + self.size >= len(ids)
+                yield _piece(part, at, request.sampling, finish if whole else None)
+        finally:
+            self.live -= 1
+            self.broken_off += not whole
+
+    def load_adapter(self, name: str, path: str) -> None:
+        if "missing" in path:
+            raise ConfigError(f"{path}: there is no adapter")
+        self.adapters[name] = path
+
+    def unload_adapter(self, name: str) -> None:
+        del self.adapters[name]
+
+    def update_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
+        raise AssertionError("nobody asked for that")
+
+    def close(self) -> None:
+        pass
+
+
+def _piece(ids: list[int], at: int, sampling: Sampling, finish: Any) -> Piece:
+    if sampling.logprobs is None:
+        return Piece(ids, finish_reason=finish)
+    logprobs = [-0.25 * (at + i + 1) for i in range(len(ids))]
+    top = [
+        {id: p, **{5 + k: p - 1 - k for k in range(sampling.logprobs - 1)}}
+        for id, p in zip(ids, logprobs, strict=True)
+    ]
+    return Piece(ids, logprobs, top if sampling.logprobs else None, finish)
+
+
+class ThreadedEngine(TransformersEngine):
+    """The transformers engine, one request at a time, each in a thread."""
+
+    abilities = TransformersEngine.abilities | {Ability.STREAM}
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._one = threading.Lock()
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                with self._one:
+                    done = self.generate([request], on_token=found.put)[0]
+                found.put(done.finish_reason)
+            except Exception as error:
+                found.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while True:
+            one = await asyncio.to_thread(found.get)
+            if isinstance(one, Exception):
+                raise one
+            if isinstance(one, str):
+                yield Piece([], finish_reason=one)  # type: ignore[arg-type]
+                return
+            yield Piece([one])
+
+    def load_adapter(self, name: str, path: str) -> None:
+        raise ConfigError("no adapters here")
+
+    def unload_adapter(self, name: str) -> None:
+        raise ConfigError("no adapters here")
+
+    def update_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
+        raise DataError("not here")
+
+    def close(self) -> None:
+        pass
+
+
+def serve(
+    engine: Any,
+    renderer: Renderer,
+    *,
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    gate: Gate | None = None,
+    keys: Keys | None = None,
+    deadline_s: float = 60.0,
+    most_media: int = 16,
+    **more: Any,
+) -> FastAPI:
+    """An application over an engine."""
+    recorder = more.pop("recorder", None)
+    service = Service(
+        Answerer(renderer, engine, system),
+        Models(engine, "tiny"),
+        gate or Gate(64, 64, 30),
+        Metrics(),
+        Defaults(sampling or Sampling(400), most_media=most_media),
+        deadline_s,
+        Log(speaking=False),
+        recorder=recorder,
+    )
+    return make_app(service, keys or Keys({}, Caller("anyone")), **more)
+
+
+def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:
+    """A client that talks to an application in this process."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://swift", headers=headers)
+
+
+def chat(app: FastAPI, **body: Any) -> httpx.Response:
+    """One chat completion."""
+    return post(app, "/v1/chat/completions", {"messages": user("Hello"), **body})
+
+
+def post(app: FastAPI, path: str, body: Any, **headers: str) -> httpx.Response:
+    """One request."""
+
+    async def send() -> httpx.Response:
+        async with client_of(app, **headers) as client:
+            if isinstance(body, bytes):
+                return await client.post(path, content=body)
+            return await client.post(path, json={"model": "tiny", **body})
+
+    return asyncio.run(send())
+
+
+def user(text: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """The data of server-sent events; [DONE] as None."""
+    lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
+    return [None if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
+
+
+def tool(name: str, **properties: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
