@@ -55,6 +55,10 @@ COMMANDS = {
         "chat in the terminal, or answer a whole data set", "swift.config.runs:InferConfig",
         "swift.recipes.infer:run", "Use",
     ),
+    "deploy": Command(
+        "serve over HTTP as OpenAI and Anthropic do", "swift.config.runs:DeployConfig",
+        "swift.recipes.deploy:run", "Use",
+    ),
     "merge-lora": Command(
         "make one model of base and adapter", "swift.config.runs:MergeConfig",
         "swift.recipes.merge:run", "Use", preset=("--merge_lora", "true"),
@@ -86,7 +90,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("rlhf", "deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")
+LATER = ("rlhf", "app", "eval", "rollout", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

@@ -14,6 +14,7 @@ from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
 from swift.config.section import Section, Strings, Variants, Word
+from swift.config.serve import ServeSection
 from swift.config.train import TrainSection
 from swift.config.tuner import LoraSection, TunerSection
 from swift.config.verify import TriedSection
@@ -198,6 +199,32 @@ class InferConfig(Section):
         if not self.model.path and not self.model.adapters:
             why = "is needed, or --adapters output/run/checkpoint-N"
             raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
+        return self
+
+
+class DeployConfig(Section):
+    """swift deploy: a service that speaks the protocols of OpenAI and Anthropic."""
+
+    command: Literal["deploy"] = "deploy"
+    model: UsedModelSection = UsedModelSection()
+    infer: InferSection = InferSection()
+    serve: ServeSection = ServeSection()
+
+    external_plugins: Strings = []
+    """Python files that register parts of your own."""
+
+    dry_run: bool = False
+    """Check everything and say what would happen, without serving."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DeployConfig:
+        if not self.model.path and not self.model.adapters:
+            why = "is needed, or --adapters output/run/checkpoint-N"
+            raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
+        if bool(self.serve.ssl_keyfile) != bool(self.serve.ssl_certfile):
+            path = "serve.ssl_certfile" if self.serve.ssl_keyfile else "serve.ssl_keyfile"
+            why = "is needed too: HTTPS takes a key and a certificate"
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self
 
 

@@ -20,6 +20,8 @@ from swift.serve.refused import Refused
 OPEN = ("/health", "/ready")
 """Routes that need no key."""
 
+_STALLED_S = 60.0  # a reader that takes nothing for so long is taken for gone
+
 Result = TypeVar("Result")
 
 
@@ -146,13 +148,12 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         async with aclosing(self._events):
-            with suppress(Gone, OSError):
+            with suppress(Gone, OSError, TimeoutError):
                 await while_there(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
+        head = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **head})
         async for event in self._events:
             await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b""})

@@ -58,6 +58,17 @@ class Service:
     log: Log
     verbose: bool = True
     recorder: Recorder | None = None
+    adapter_loading: bool = False  # by every key
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of all answers so far."""
+        return sum(
+            sample.value
+            for metric in self.metrics.answer.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
 
     async def steps(self, exchange: Exchange) -> AsyncGenerator[Step, None]:
         """The steps of a request. Closing it frees its place and ends the generation.
