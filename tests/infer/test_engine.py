@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 import tiny
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.message import Conversation, Delta, Message
-from swift.errors import DataError
+from swift.errors import ConfigError, DataError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Request, Sampling
 from swift.infer.talk import Talker
@@ -120,3 +120,35 @@ def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(
     message, completion = Talker(renderer, engine, Sampling(40, stop=(stop,))).answers([asked])[0]
     assert message.content == free[: free.index(stop)]
     assert completion.finish_reason == "stop"
+
+
+def test_a_model_that_is_being_trained_is_left_as_it_was(checkpoint: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, attn_implementation="eager"
+    )
+    engine = TransformersEngine(model, load_tokenizer(checkpoint))
+    kept = model.train().generation_config
+    before = engine.generate([Request(PROMPTS[0], Sampling(6, logprobs=0))])[0]
+    assert model.training and model.config._attn_implementation == "eager"
+    assert model.generation_config is kept
+    tokens = torch.tensor([PROMPTS[0]])
+    model(input_ids=tokens, labels=tokens).loss.backward()  # nothing in it is an inference tensor
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.5 * parameter.grad
+    after = engine.generate([Request(PROMPTS[0], Sampling(6, logprobs=0))])[0]
+    assert before.logprobs != after.logprobs
+    assert after.tokens == greedy(model.eval(), PROMPTS[0], 6, set())
+
+
+def test_new_weights_are_taken_at_once(engine: TransformersEngine, checkpoint: Path) -> None:
+    other, own = tiny.make_model(seed=5), AutoModelForCausalLM.from_pretrained(checkpoint)
+    used = TransformersEngine(own, load_tokenizer(checkpoint))
+    used.update_weights(other.named_parameters())
+    assert used.generate([Request(PROMPTS[0], Sampling(8))])[0].tokens == greedy(
+        other.eval(), PROMPTS[0], 8, set()
+    )
+    with pytest.raises(ConfigError, match="the model has no nonsense"):
+        used.update_weights([("nonsense", torch.zeros(1))])
+    with pytest.raises(ConfigError, match=r"embed_tokens.weight has the shape \(400, 48\)"):
+        used.update_weights([("model.embed_tokens.weight", torch.zeros(3, 4))])

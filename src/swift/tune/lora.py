@@ -214,8 +214,20 @@ def _leave(dtype: torch.dtype, module: torch.nn.Module, args: Any, out: torch.Te
     return out.to(dtype)
 
 
-def load_adapter(model: PreTrainedModel, folder: str, *, trainable: bool = False) -> PeftModel:
+def load_adapter(
+    model: PreTrainedModel | PeftModel,
+    folder: str,
+    *,
+    trainable: bool = False,
+    name: str = "default",
+) -> PeftModel:
     """Put the adapter of a folder onto its base model.
+
+    Args:
+        model: the base model; or what this returned, for one more adapter beside the others.
+        folder: of the adapter.
+        trainable: it will learn.
+        name: what PEFT knows it by.
 
     Raises:
         ConfigError: the folder holds no adapter.
@@ -223,18 +235,25 @@ def load_adapter(model: PreTrainedModel, folder: str, *, trainable: bool = False
     """
     folder = str(find_adapter(folder))
     try:
-        settings = PeftConfig.from_pretrained(folder)
-        _use_our_layer(settings, model)
-        peft = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=settings)
+        if isinstance(model, PeftModel):
+            peft = model
+            peft.load_adapter(folder, name, is_trainable=trainable)
+        else:
+            settings = PeftConfig.from_pretrained(folder)
+            _use_our_layer(settings, model)
+            peft = PeftModel.from_pretrained(
+                model, folder, name, is_trainable=trainable, config=settings
+            )
         if trainable:
             _learn_in_float32(peft)
         # once more: unrounded, and to hear what PEFT only warns of
-        report: Any = set_peft_model_state_dict(peft, load_peft_weights(folder, "cpu"))
+        report: Any = set_peft_model_state_dict(peft, load_peft_weights(folder, "cpu"), name)
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"--adapters: {folder} does not fit this model: {first}") from None
     kinds = ("lora_", "modules_to_save.")
-    absent = [name for name in report.missing_keys if any(kind in name for kind in kinds)]
+    own = [key for key in report.missing_keys if name in key.split(".")]  # not of its neighbours
+    absent = [key for key in own if any(kind in key for kind in kinds)]
     if wrong := absent or report.unexpected_keys:
         raise CheckpointError(
             f"--adapters: {folder} does not fit this model: {len(wrong)} weights "

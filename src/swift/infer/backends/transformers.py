@@ -1,26 +1,37 @@
-"""The embedded engine: transformers' own generation, on the live weights."""
+"""The embedded engine: transformers' models, on the live weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StopStringCriteria
-from transformers.generation.streamers import BaseStreamer
+from transformers import PreTrainedModel
 
 from swift.chat.media.marks import Marks
-from swift.errors import DataError
-from swift.infer.engine import Ability, Completion, Request, Sampling, check
+from swift.errors import ConfigError
+from swift.infer.adapters import Adapters
+from swift.infer.backends.padded import generate_padded, prompt_logprobs
+from swift.infer.backends.scheduler import Job, Scheduler
+from swift.infer.backends.stepper import cache_tokens, joins
+from swift.infer.choose import Row, room
+from swift.infer.engine import Ability, Completion, Piece, Request, check
+from swift.infer.guide import Guides
+from swift.models.anatomy import vocabulary
 from swift.models.attention import Layout, attention_of, set_attention
 from swift.models.load import context_length
 from swift.models.seeing import see
 
 
 class TransformersEngine:
-    """Generates with a loaded model; requests of one call share their sampling."""
+    """Generates with a loaded model; every request has its own sampling."""
 
-    abilities = frozenset({Ability.IDS, Ability.MEDIA, Ability.PENALTIES})
+    name = "transformers"
+    abilities = frozenset(Ability) - {Ability.PAUSE}
 
     def __init__(
         self,
@@ -28,55 +39,178 @@ class TransformersEngine:
         tokenizer: Any,
         attention: str = "auto",
         marks: Callable[[], Marks] | None = None,
+        max_rows: int = 64,
     ) -> None:
-        """Take a model.
+        """Take a model. Its mode and attention are its owner's again after every call, so that it
+        can be trained in between.
 
         Args:
             model: generates.
-            tokenizer: transformers', for stop texts.
+            tokenizer: transformers', for stop texts and guides.
             attention: its implementation.
             marks: how images are written, asked for when there are some.
+            max_rows: most answers of :meth:`stream` that run at once.
         """
-        self._model = model.eval()
+        self._model = model
         self._marks, self._sees = marks, False
         self._tokenizer = tokenizer
+        self._attention = "sdpa" if attention in ("auto", "packed") else attention
+        self._lock, self._next = threading.Lock(), threading.Lock()
+        self._max_rows = max_rows
+        self._adapters, self._leaving = Adapters(model), set[str]()
         self.context = context_length(model.config)
-        set_attention(model, "sdpa" if attention in ("auto", "packed") else attention)
 
-    @torch.inference_mode()
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
     ) -> list[Completion]:
-        """See :class:`swift.infer.engine.Engine`."""
+        """See :class:`swift.infer.engine.Engine`; the requests of a call are one batch."""
+        self._check(requests)
         if not requests:
             return []
-        check(self.abilities, requests, "transformers")
-        sampling = requests[0].sampling
-        room = self._room(requests, sampling)
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
-        longest = max(len(request.tokens) for request in requests)
-        pad = self._pad()
-        rows = [[pad] * (longest - len(r.tokens)) + r.tokens for r in requests]
-        mask = [[0] * (longest - len(r.tokens)) + [1] * len(r.tokens) for r in requests]
-        device = self._model.device
-        out = self._model.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=self._settings(sampling, room, pad),
-            stopping_criteria=self._stop_texts(sampling),
-            streamer=None if on_token is None else _Streamer(on_token),
-            **self._features(requests),
-        )
-        new = out[:, longest:].tolist()
-        return [_cut(tokens, sampling.stop_ids, pad, room) for tokens in new]
+        rows = [self._row(request, on_token) for request in requests]
+        with self._using():
+            for row in rows:
+                if row.request.sampling.prompt_logprobs:
+                    run, more = self._adapters.call([row.request.adapter])
+                    more = {**self._features([row]), **more}
+                    row.prompt_logprobs = prompt_logprobs(run, row.request.tokens, more)
+            run, more = self._adapters.call([row.request.adapter for row in rows])
+            generate_padded(run, rows, self._pad, {**self._features(rows), **more})
+        return [row.completion() for row in rows]
 
-    def _features(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """See :class:`swift.infer.engine.ServingEngine`.
+
+        Raises:
+            ConfigError: the request needs what the engine lacks.
+            DataError: the prompt is empty or leaves no room in the model's context.
+        """
+        self._check([request])
+        if request.sampling.prompt_logprobs:
+            raise ConfigError("prompt_logprobs are not streamed; ask generate() for them")
+        room(request, self.context)
+        return self._pieces(request)
+
+    async def _pieces(self, request: Request) -> AsyncIterator[Piece]:
+        row = await asyncio.to_thread(self._row, request)  # a large guide takes a while
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
+        job = Job(row, lambda piece: _later(loop, pieces, piece))
+        scheduler = await asyncio.to_thread(lambda: self._scheduler)
+        scheduler.submit(job)
+        try:
+            while True:
+                piece = await pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            scheduler.cancel(job)
+
+    @property
+    def busy(self) -> int:
+        """Answers of :meth:`stream` under way, those included that wait."""
+        return self._scheduler.busy
+
+    @cached_property
+    def _scheduler(self) -> Scheduler:
+        return Scheduler(
+            self._using,
+            self._adapters.call,
+            self._features,
+            joins=lambda: joins(self._model, vocabulary(self._model)),
+            pad=self._pad,
+            rows=self._max_rows,
+            tokens=lambda: cache_tokens(self._model),
+        )
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`."""
+        with self._alone():
+            self._adapters.load(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`."""
+        self._adapters.known(name)
+        self._leaving.add(name)
+        try:
+            self._scheduler.wait_until_unused(name)
+            with self._alone():
+                self._adapters.unload(name)
+        finally:
+            self._leaving.discard(name)
+
+    def close(self) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`."""
+        self._scheduler.close()
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        check(self.abilities, requests, self.name)
+        for request in requests:
+            if request.adapter is not None:
+                self._adapters.known(request.adapter)
+                if request.adapter in self._leaving:
+                    raise ConfigError(f"the adapter {request.adapter!r} is being unloaded")
+
+    def _row(self, request: Request, on_token: Callable[[int], None] | None = None) -> Row:
+        """A request at the beginning of its answer.
+
+        Raises:
+            DataError: its prompt or its guide cannot be used.
+        """
+        limit = room(request, self.context)
+        guided = self._guides.start(request) if request.sampling.guide else None
+        return Row(request, limit, self._tokenizer.decode, guided, on_token)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else uses the model. Whoever waits is next: a busy scheduler, which asks again at
+        once, keeps nobody out.
+        """
+        with self._next:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _using(self) -> Iterator[PreTrainedModel]:
+        """The model, ready to generate and nobody else's; without gradients.
+
+        Not ``torch.inference_mode``: what a model makes and keeps in it (rotary tables, say) could
+        not be trained with afterwards.
+        """
+        with self._alone(), torch.no_grad():
+            model, training = self._model, self._model.training
+            attention = attention_of(model)
+            model.eval()
+            if attention != self._attention:
+                set_attention(model, self._attention)
+            try:
+                yield model
+            finally:
+                model.train(training)
+                if attention != self._attention:
+                    set_attention(model, attention)
+
+    @cached_property
+    def _pad(self) -> int:
+        """The id that padding is written with: any does."""
+        return int(self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0)
+
+    @cached_property
+    def _guides(self) -> Guides:
+        return Guides(self._tokenizer, vocabulary(self._model))
+
+    def _features(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """What the model reads beside tokens.
 
         Raises:
             ConfigError: the model does not see images as transformers computes them.
         """
+        requests = [row.request for row in rows]
         if not any(request.media for request in requests):
             return {}
         assert self._marks is not None
@@ -87,73 +221,30 @@ class TransformersEngine:
         found = marks.features([(request.tokens, request.media) for request in requests])
         return {name: torch.from_numpy(v).to(self._model.device) for name, v in found.items()}
 
-    def _room(self, requests: Sequence[Request], sampling: Sampling) -> int:
-        """Tokens that may be generated within the model's context."""
-        lengths = [len(request.tokens) for request in requests]
-        if min(lengths) == 0:
-            raise DataError("a prompt is empty")
-        if self.context is None:
-            return sampling.max_tokens
-        if max(lengths) >= self.context:
-            raise DataError(
-                f"the prompt takes {max(lengths)} tokens, the model's context holds {self.context}"
-            )
-        return min(sampling.max_tokens, self.context - max(lengths))
+    def update_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`.
 
-    def _pad(self) -> int:
-        """Any id does: padding is masked."""
-        return int(self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0)
-
-    def _settings(self, sampling: Sampling, room: int, pad: int) -> GenerationConfig:
-        """Only what was asked for: a checkpoint's own generation settings do not mix in."""
-        chosen: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature > 0:
-            chosen = {
-                "do_sample": True,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
-            }
-        return GenerationConfig(
-            max_new_tokens=room,
-            repetition_penalty=sampling.repetition_penalty,
-            eos_token_id=list(sampling.stop_ids) or None,
-            pad_token_id=pad,
-            use_cache=True,
-            **chosen,
-        )
-
-    def _stop_texts(self, sampling: Sampling) -> list[Any] | None:
-        if not sampling.stop:
-            return None
-        return [StopStringCriteria(self._tokenizer, list(sampling.stop))]
+        Raises:
+            ConfigError: the model has no such weight, or one of another shape.
+        """
+        with self._alone(), torch.no_grad():
+            self._scheduler.forget()
+            own: dict[str, torch.Tensor] = {}
+            own.update(self._model.named_parameters(remove_duplicate=False))
+            own.update(self._model.named_buffers(remove_duplicate=False))
+            for name, tensor in weights:
+                if name not in own:
+                    raise ConfigError(f"new weights: the model has no {name}")
+                if own[name].shape != tensor.shape:
+                    raise ConfigError(
+                        f"new weights: {name} has the shape {tuple(own[name].shape)}, "
+                        f"not {tuple(tensor.shape)}"
+                    )
+                own[name].copy_(tensor)
 
 
-def _cut(tokens: list[int], stop_ids: Sequence[int], pad: int, room: int) -> Completion:
-    """Tokens up to the first stop token; what follows is padding."""
-    for i, token in enumerate(tokens):
-        if token in stop_ids:
-            return Completion(tokens[: i + 1], "stop")
-    if len(tokens) < room:  # ended by a stop text
-        while tokens and tokens[-1] == pad:
-            tokens = tokens[:-1]
-        return Completion(tokens, "stop")
-    return Completion(tokens, "length")
-
-
-class _Streamer(BaseStreamer):
-    """Passes on each new token; transformers hands over the prompt first."""
-
-    def __init__(self, on_token: Callable[[int], None]) -> None:
-        self._on_token = on_token
-        self._prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._prompt:
-            self._prompt = False
-            return
-        for token in value.flatten().tolist():
-            self._on_token(token)
-
-    def end(self) -> None:
-        pass
+def _later(
+    loop: asyncio.AbstractEventLoop, pieces: asyncio.Queue[Piece | Exception], piece: Any
+) -> None:
+    """Hand a piece to the caller's event loop; raises when that is closed."""
+    loop.call_soon_threadsafe(pieces.put_nowait, piece)
