@@ -1,12 +1,9 @@
-"""Servers for tests; an engine that thinks: the transformers engine, a thread for each request."""
+"""Servers for tests, and what is sent to them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import queue
-import threading
-from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import httpx
@@ -15,9 +12,7 @@ from saying import SayingEngine
 
 import tiny
 from swift.chat.render import Renderer, RendererSpec
-from swift.errors import ConfigError, DataError
-from swift.infer.backends.transformers import TransformersEngine
-from swift.infer.engine import Ability, Piece, Request, Sampling
+from swift.infer.engine import Sampling
 from swift.observe.log import Log
 from swift.serve.answer import Answerer
 from swift.serve.app import make_app
@@ -54,49 +49,6 @@ def renderer_of(template: str = HERMES) -> Renderer:
     variables = {k: v for k, v in made.special_tokens_map.items() if isinstance(v, str)}
     spec = RendererSpec(made.backend_tokenizer.to_str(), {"default": template}, variables, (2,), 2)
     return Renderer(spec)
-
-
-class ThreadedEngine(TransformersEngine):
-    """The transformers engine, one request at a time, each in a thread."""
-
-    abilities = TransformersEngine.abilities | {Ability.STREAM}
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._one = threading.Lock()
-
-    async def stream(self, request: Request) -> AsyncIterator[Piece]:
-        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-        def work() -> None:
-            try:
-                with self._one:
-                    done = self.generate([request], on_token=found.put)[0]
-                found.put(done.finish_reason)
-            except Exception as error:
-                found.put(error)
-
-        threading.Thread(target=work, daemon=True).start()
-        while True:
-            one = await asyncio.to_thread(found.get)
-            if isinstance(one, Exception):
-                raise one
-            if isinstance(one, str):
-                yield Piece([], finish_reason=one)  # type: ignore[arg-type]
-                return
-            yield Piece([one])
-
-    def load_adapter(self, name: str, path: str) -> None:
-        raise ConfigError("no adapters here")
-
-    def unload_adapter(self, name: str) -> None:
-        raise ConfigError("no adapters here")
-
-    def update_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
-        raise DataError("not here")
-
-    def close(self) -> None:
-        pass
 
 
 def serve(

@@ -11,10 +11,11 @@ from typing import Any
 import openai
 import pytest
 import serving
-from serving import CALL, SayingEngine, ThreadedEngine, chat, events, serve, tool, user
+from serving import CALL, SayingEngine, chat, events, serve, tool, user
 
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.render import Renderer
+from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Request, Sampling
 from swift.models.load import load_model
 
@@ -290,7 +291,7 @@ def test_a_real_model_answers_as_without_a_server(checkpoint: Path) -> None:
     import torch
 
     renderer = load_renderer(checkpoint)
-    engine = ThreadedEngine(load_model(checkpoint, torch.float32), load_tokenizer(checkpoint))
+    engine = TransformersEngine(load_model(checkpoint, torch.float32), load_tokenizer(checkpoint))
     app = serve(engine, renderer)
     prompt = renderer.prompt([_message("Who are you?")])
     sampling = Sampling(12, stop_ids=tuple(renderer.stop_ids))
@@ -302,6 +303,7 @@ def test_a_real_model_answers_as_without_a_server(checkpoint: Path) -> None:
         "prompt_tokens": len(prompt),
         "completion_tokens": len(meant.tokens),
         "total_tokens": len(prompt) + len(meant.tokens),
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert joined(events(chat(app, **asked, stream=True))) == whole(body)
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import serving
 from PIL import Image
-from serving import SayingEngine, ThreadedEngine, chat, post, serve, user
+from serving import SayingEngine, chat, post, serve, user
 
 import tiny
 from swift.chat.load import load_renderer
 from swift.chat.media.settings import MediaSettings
 from swift.chat.render import Renderer
+from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Ability
 
 
@@ -150,7 +151,7 @@ def seer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     folder = tiny.save_vision_checkpoint(tmp_path_factory.mktemp("seer"))
     renderer = load_renderer(folder, media=MediaSettings(max_image_pixels=10_000))
-    engine = ThreadedEngine(
+    engine = TransformersEngine(
         load_model(folder, torch.float32), load_tokenizer(folder), "auto", lambda: renderer.marks
     )
     return serve(engine, renderer, most_media=2)

@@ -25,7 +25,7 @@ class Plan:
     requests: tuple[Request, ...]
     given: tuple[int, ...]  # the beginning of the answer, at the end of the prompt
     shown: bool  # the beginning is part of the answer that is sent
-    ask: Ask
+    ask: Ask  # with the conversation as it was rendered
 
     @property
     def prompt_size(self) -> int:
@@ -64,7 +64,7 @@ class Answerer:
                     code="context_length_exceeded",
                 )
         try:
-            check(self.engine.abilities, plan.requests, type(self.engine).__name__)
+            check(self.engine.abilities, plan.requests, "server's")
         except ConfigError as error:
             raise Refused(400, str(error), code="unsupported_parameter") from None
         return plan
@@ -76,8 +76,7 @@ class Answerer:
             prompts = [self._ids(prompt) for prompt in ask.asked]
             requests = [Request(ids, sampling, adapter=adapter) for ids in prompts]
             return Plan(_repeated(requests, ask), (), False, ask)
-        asked = self._led(ask.asked)
-        self._check_kwargs(asked)
+        asked = self._switched(self._led(ask.asked))
         tokens = self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
         given = self.renderer.given(asked.messages, asked.tools, asked.template_kwargs)
         own = bool(asked.messages and asked.messages[-1].prefix)
@@ -88,7 +87,18 @@ class Answerer:
             given, shown = self._unthought(asked), False
             tokens = [*tokens, *given]
         request = Request(tokens, sampling, asked.media, adapter)
-        return Plan(_repeated([request], ask), tuple(given), shown, ask)
+        return Plan(_repeated([request], ask), tuple(given), shown, replace(ask, asked=asked))
+
+    def tokens(self, ask: Ask) -> list[int]:
+        """The tokens of the first prompt of a request. Takes time: not for the event loop.
+
+        Raises:
+            Refused: it cannot be rendered.
+        """
+        try:
+            return self._plan(ask, None).requests[0].tokens
+        except DataError as error:
+            raise Refused(400, str(error), code="invalid_prompt") from None
 
     def _led(self, asked: Conversation) -> Conversation:
         """With the system prompt of the server where the request has none."""
@@ -97,10 +107,16 @@ class Answerer:
             return asked
         return replace(asked, messages=(Message("system", self._system), *asked.messages))
 
-    def _check_kwargs(self, asked: Conversation) -> None:
-        """Only switches that the template knows, of few values: each is remembered."""
-        known = self.renderer.switches
-        for name, value in asked.template_kwargs.items():
+    def _switched(self, asked: Conversation) -> Conversation:
+        """With switches that the template knows alone, of few values: each is remembered.
+
+        A thinking that is switched off where there is none needs no switch.
+        """
+        known, kwargs = self.renderer.switches, dict(asked.template_kwargs)
+        if kwargs.get("enable_thinking") is False and "enable_thinking" not in known:
+            thinking = self.renderer.dialect().thinking
+            kwargs = {} if thinking is None and len(kwargs) == 1 else kwargs
+        for name, value in kwargs.items():
             if name not in known:
                 can = f"; it reads {', '.join(sorted(known))}" if known else ""
                 raise Refused(
@@ -116,6 +132,7 @@ class Answerer:
                     param=f"chat_template_kwargs.{name}",
                     code="invalid_value",
                 )
+        return replace(asked, template_kwargs=kwargs)
 
     def _unthought(self, asked: Conversation) -> list[int]:
         """What stands in front of an answer without thinking: a guided text begins at once.

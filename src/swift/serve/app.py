@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from swift import __version__
-from swift.serve import openai
+from swift.serve import anthropic, completions, feedback, openai, responses, words
 from swift.serve.ask import Answer, Ask, Step, Usage
+from swift.serve.feedback import Feedback
 from swift.serve.http import EventStream, Gone, Guard, body_of, json_bytes, refusal, while_there
-from swift.serve.keys import Keys
+from swift.serve.keys import Caller, Keys
 from swift.serve.metrics import CONTENT_TYPE
 from swift.serve.refused import Refused, refusal_of
 from swift.serve.service import Exchange, Service
-from swift.serve.wire import Defaults
+from swift.serve.wire import Defaults, Wire
 
 _LARGE = 1 << 16  # bytes of a body that is read beside the event loop
 
 
 class Stream(Protocol):
     """A protocol's events of one streamed answer."""
+
+    def begin(self, usage: Usage) -> Any:
+        """The events before the first step."""
 
     def step(self, step: Step) -> Any:
         """The events of a step."""
@@ -51,11 +56,33 @@ class Form:
     prefix: str  # of ids
 
 
+class LoadAdapter(Wire):
+    """The body of ``POST /v1/load_lora_adapter``, as vLLM has it."""
+
+    lora_name: Annotated[str, Field(pattern=r"^[\w.:/@-]{1,128}$")]
+    lora_path: Annotated[str, Field(min_length=1)]
+
+
+class UnloadAdapter(Wire):
+    """The body of ``POST /v1/unload_lora_adapter``."""
+
+    lora_name: str
+
+
 FORMS = (
     Form(
-        "/v1/chat/completions", openai.Request, openai.ask, openai.whole, openai.Stream, "chatcmpl"
+        "/v1/chat/completions", openai.Request, openai.ask, openai.whole, openai.Stream,
+        "chatcmpl-",
     ),
-)
+    Form(
+        "/v1/completions", completions.Request, completions.ask, completions.whole,
+        completions.Stream, "cmpl-",
+    ),
+    Form("/v1/messages", anthropic.Request, anthropic.ask, anthropic.whole, anthropic.Stream,
+         "msg_"),
+    Form("/v1/responses", responses.Request, responses.ask, responses.whole, responses.Stream,
+         "resp_"),
+)  # fmt: skip
 
 
 def make_app(
@@ -76,6 +103,8 @@ def make_app(
     for form in FORMS:
         _add_form(app, service, form)
     _add_looks(app, service)
+    _add_words(app, service)
+    _add_changes(app, service)
     return app
 
 
@@ -116,7 +145,7 @@ def _add_form(app: FastAPI, service: Service, form: Form) -> None:
     async def answer(request: Request) -> Response:
         wire = await read(request, form.wire)
         ask = form.ask(wire, service.defaults)
-        exchange = Exchange(openai.new_id(form.prefix), ask, request.state.caller)
+        exchange = Exchange(form.prefix + uuid.uuid4().hex, ask, request.state.caller)
         steps = service.steps(exchange)
         headers = {"X-Request-Id": exchange.id}
         if getattr(wire, "stream", None):
@@ -141,7 +170,7 @@ async def _events(
 ) -> AsyncGenerator[str, None]:
     async with aclosing(steps):
         try:
-            for event in stream.step(first):
+            for event in (*stream.begin(exchange.usage), *stream.step(first)):
                 yield event
             async for step in steps:
                 for event in stream.step(step):
@@ -182,3 +211,69 @@ def _add_looks(app: FastAPI, service: Service) -> None:
     app.get("/v1/models")(models)
     app.get("/v1/models/{name:path}")(model)
     app.get("/metrics")(metrics)
+
+
+def _add_words(app: FastAPI, service: Service) -> None:
+    """Routes about tokens."""
+    answerer, defaults = service.answerer, service.defaults
+
+    async def tokenize(request: Request) -> dict[str, Any]:
+        wire = await read(request, words.Tokenize)
+        service.models.adapter_of(wire.model)
+        return await asyncio.to_thread(words.tokens_of, wire, answerer, defaults)
+
+    async def detokenize(request: Request) -> dict[str, Any]:
+        wire = await read(request, words.Detokenize)
+        service.models.adapter_of(wire.model)
+        return await asyncio.to_thread(words.text_of, wire, answerer)
+
+    async def count(request: Request) -> dict[str, Any]:
+        wire = await read(request, anthropic.Prompt)
+        service.models.adapter_of(wire.model)
+        ask = anthropic.ask(wire, defaults)
+        return {"input_tokens": len(await asyncio.to_thread(answerer.tokens, ask))}
+
+    app.post("/tokenize", openapi_extra=_body(words.Tokenize))(tokenize)
+    app.post("/detokenize", openapi_extra=_body(words.Detokenize))(detokenize)
+    app.post("/v1/messages/count_tokens", openapi_extra=_body(anthropic.Prompt))(count)
+
+
+def _add_changes(app: FastAPI, service: Service) -> None:
+    """Routes that change something."""
+
+    def may_load(caller: Caller) -> None:
+        if not (service.adapter_loading or caller.admin):
+            raise Refused(
+                403,
+                "adapters are loaded by keys with admin: true, or by all with "
+                "--allow_adapter_loading true",
+                code="forbidden",
+            )
+
+    async def load(request: Request) -> dict[str, Any]:
+        may_load(request.state.caller)
+        wire = await read(request, LoadAdapter)
+        await service.models.load(wire.lora_name, wire.lora_path)
+        service.log(f"adapter {wire.lora_name}: {wire.lora_path} (loaded by {_who(request)})")
+        return service.models.one(wire.lora_name)
+
+    async def unload(request: Request) -> dict[str, Any]:
+        may_load(request.state.caller)
+        wire = await read(request, UnloadAdapter)
+        await service.models.unload(wire.lora_name)
+        service.log(f"adapter {wire.lora_name}: unloaded by {_who(request)}")
+        return {"id": wire.lora_name, "deleted": True}
+
+    async def judge(request: Request) -> dict[str, Any]:
+        wire = await read(request, Feedback)
+        caller = _who(request)
+        return await asyncio.to_thread(feedback.judge, wire, service.recorder, caller)
+
+    app.post("/v1/load_lora_adapter", openapi_extra=_body(LoadAdapter))(load)
+    app.post("/v1/unload_lora_adapter", openapi_extra=_body(UnloadAdapter))(unload)
+    app.post("/v1/feedback", openapi_extra=_body(Feedback))(judge)
+
+
+def _who(request: Request) -> str:
+    caller: Caller = request.state.caller
+    return caller.name

@@ -55,6 +55,7 @@ class Step:
     calls: tuple[ToolCall, ...] = ()  # each with an id
     chosen: tuple[Chosen, ...] = ()  # where log-probabilities were asked for
     size: int = 0  # tokens that it took
+    thought: int = 0  # those of them that were thinking
     finish: Finish | None = None
     stop: str | None = None  # the stop text that ended it
 
@@ -68,6 +69,7 @@ class Answer:
     calls: list[ToolCall] = field(default_factory=list)
     chosen: list[Chosen] = field(default_factory=list)
     size: int = 0
+    thought: int = 0
     finish: Finish = "stop"
     stop: str | None = None
 
@@ -78,6 +80,7 @@ class Answer:
         self.calls += step.calls
         self.chosen += step.chosen
         self.size += step.size
+        self.thought += step.thought
         self.finish = step.finish or self.finish
         self.stop = step.stop or self.stop
 
@@ -88,6 +91,7 @@ class Usage:
 
     prompt: int
     answer: int
+    thought: int = 0  # of the answer
 
     @property
     def total(self) -> int:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from swift.serve import openai
+from swift.serve import anthropic, openai
 from swift.serve.keys import Keys
 from swift.serve.refused import Refused
 
@@ -94,7 +94,7 @@ async def body_of(request: Request) -> bytes:
 
 def refusal(path: str, refused: Refused) -> Response:
     """A refusal in the shape of its route's protocol."""
-    shape = openai.error
+    shape = anthropic.error if path.startswith("/v1/messages") else openai.error
     headers = {}
     if refused.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))

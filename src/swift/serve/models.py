@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, SwiftError
 from swift.infer.engine import Ability, ServingEngine
 from swift.serve.refused import Refused, wrong
 
@@ -95,7 +95,7 @@ class Models:
                 raise Refused(400, "this engine loads no adapters", code="unsupported")
             try:
                 await asyncio.to_thread(self.engine.load_adapter, name, path)
-            except ConfigError as error:
+            except SwiftError as error:
                 raise wrong("lora_path", str(error)) from None
             self.adapters[name] = path
 

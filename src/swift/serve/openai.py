@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -167,17 +166,13 @@ def offered(wire: Request) -> tuple[tuple[dict[str, Any], ...], Forced | None]:
     return tools, Forced(names)
 
 
-def new_id(prefix: str = "chatcmpl") -> str:
-    """A name for a completion."""
-    return f"{prefix}-{uuid.uuid4().hex}"
-
-
 def usage_of(usage: Usage) -> dict[str, Any]:
     """Token counts on the wire."""
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.answer,
         "total_tokens": usage.total,
+        "completion_tokens_details": {"reasoning_tokens": usage.thought},
     }
 
 
@@ -255,6 +250,10 @@ class Stream:
         self._usage = bool(wire.stream_options and wire.stream_options.include_usage)
         self._begun: set[int] = set()
         self._calls: dict[int, int] = {}
+
+    def begin(self, usage: Usage) -> Iterator[str]:
+        """The events before the first step: none."""
+        yield from ()
 
     def step(self, step: Step) -> Iterator[str]:
         """The events of a step; the first of an answer names the role."""

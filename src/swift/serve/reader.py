@@ -51,6 +51,8 @@ class Reader:
         self._one_call = one_call
         self._called = False
         self._waiting: list[Chosen] = []  # tokens whose text may yet become a stop text
+        self._thinking = False
+        self._thought = 0
         self.done = False
 
     def skip(self, tokens: Sequence[int]) -> None:
@@ -84,6 +86,8 @@ class Reader:
 
     def _cut(self, delta: Delta) -> Delta:
         """A delta without stop texts, and with the one call alone where there may be one."""
+        self._thinking = bool(delta.thinking) or (self._thinking and not delta.content)
+        self._thought += self._thinking
         calls = delta.tool_calls
         if self._one_call and calls:
             calls, self.done = calls[:1], True
@@ -107,6 +111,7 @@ class Reader:
         chosen: tuple[Chosen, ...] = ()
         if not self._stops.holding:
             chosen, self._waiting = tuple(self._waiting), []
+        thought, self._thought = min(self._thought, size), 0
         return Step(
             self._index,
             "".join(part.content for part in parts),
@@ -114,6 +119,7 @@ class Reader:
             tuple(replace(c, id=c.id or f"call_{uuid.uuid4().hex[:24]}") for c in calls),
             chosen,
             size,
+            thought,
         )
 
     def _choose(self, piece: Piece, i: int) -> None:

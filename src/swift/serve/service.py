@@ -36,7 +36,11 @@ class Exchange:
     @property
     def usage(self) -> Usage:
         """Tokens so far."""
-        return Usage(self.prompt, sum(answer.size for answer in self.answers))
+        return Usage(
+            self.prompt,
+            sum(answer.size for answer in self.answers),
+            sum(answer.thought for answer in self.answers),
+        )
 
     def add(self, step: Step) -> None:
         """Take in a step."""
@@ -84,7 +88,7 @@ class Service:
         async with self.gate.enter(exchange.caller, many * ask.count):
             try:
                 plan = await asyncio.to_thread(self.answerer.plan, ask, adapter)
-                exchange.prompt = plan.prompt_size
+                exchange.prompt, exchange.ask = plan.prompt_size, plan.ask
                 async with aclosing(self.answerer.run(plan)) as steps:
                     while (step := await self._next(steps, exchange)) is not None:
                         exchange.add(step)

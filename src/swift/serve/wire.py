@@ -101,6 +101,11 @@ class Choosing(Wire):
         return replace(defaults, **{**said, **more, **({"stop": stop} if stop else {})})
 
 
+def replaced(defaults: Sampling, said: Mapping[str, Any]) -> Sampling:
+    """The defaults with what was said; None is not."""
+    return replace(defaults, **{name: value for name, value in said.items() if value is not None})
+
+
 def stops(stop: Stop, param: str = "stop") -> tuple[str, ...]:
     """Stop texts.
 
