@@ -1,4 +1,4 @@
-"""Completions, responses and messages: the official clients drive them, streamed is not streamed."""
+"""Completions, responses, messages: the official clients drive them, streamed is not streamed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import anthropic
 import httpx2
 import openai
 import pytest
-
 import serving
 from serving import CALL, SayingEngine, client_of, events, post, serve, tool, user
+
 from swift.chat.render import Renderer
 
 SAID = {
@@ -291,14 +291,15 @@ def test_errors_have_the_shape_of_their_protocol(renderer: Renderer) -> None:
         first, second = clients(app)
         with pytest.raises(anthropic.BadRequestError, match="temprature"):
             await second.messages.create(
-                model="tiny", max_tokens=5, messages=user("a"), extra_body={"temprature": 1}  # type: ignore[arg-type]
+                model="tiny",
+                max_tokens=5,
+                messages=user("a"),
+                extra_body={"temprature": 1},  # type: ignore[arg-type]
             )
         with pytest.raises(anthropic.NotFoundError):
             await second.messages.create(model="x", max_tokens=5, messages=user("a"))  # type: ignore[arg-type]
         with pytest.raises(openai.BadRequestError, match="previous_response_id"):
-            await first.responses.create(
-                model="tiny", input="a", previous_response_id="resp_1"
-            )
+            await first.responses.create(model="tiny", input="a", previous_response_id="resp_1")
         with pytest.raises(openai.BadRequestError, match="store"):
             await first.responses.create(model="tiny", input="a", store=True)
 
@@ -330,7 +331,8 @@ def test_thinking_is_switched_in_every_protocol(renderer: Renderer) -> None:
     app = serve(engine, renderer)
     off = "<think>\n\n</think>\n\n"
     for path, body in (
-        ("/v1/messages", {"messages": user("a"), "max_tokens": 9, "thinking": {"type": "disabled"}}),
+        ("/v1/messages",
+         {"messages": user("a"), "max_tokens": 9, "thinking": {"type": "disabled"}}),
         ("/v1/responses", {"input": "a", "reasoning": {"effort": "none"}}),
         ("/v1/chat/completions", {"messages": user("a"), "reasoning_effort": "none"}),
         ("/v1/chat/completions",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
 import serving
+import torch
 from serving import chat, post, serve, tool, user
+
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Request, Sampling

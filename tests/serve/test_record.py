@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import serving
 from serving import CALL, SayingEngine, chat, post, serve, tool, user
+
 from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
 from swift.data.formats.form import formats, understand

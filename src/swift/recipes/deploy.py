@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from swift import registry
+from swift.chat.manifest import differences
 from swift.config.model import UsedModelSection
 from swift.config.runs import DeployConfig
 from swift.data.source import check_inputs
@@ -35,6 +36,9 @@ def run(config: DeployConfig, world: World) -> None:
         return
     talker = load_talker(model, config.infer, device_of(world), log)
     system = config.serve.system or before.get("data", "system")
+    for folder in (*model.adapters, *named.values(), str(model.path)):
+        for line in differences(Path(folder), talker.renderer, system):
+            log.warn(line)
     served = registry.load("service", "served")(talker, name, named, system)
     registry.load("service", "serve")(served, config.serve, log)
 
