@@ -16,6 +16,7 @@ from swift.infer.engine import Sampling
 from swift.observe.log import Log
 from swift.serve.answer import Answerer
 from swift.serve.app import make_app
+from swift.serve.http import Bodies
 from swift.serve.keys import Caller, Keys
 from swift.serve.limits import Gate
 from swift.serve.metrics import Metrics
@@ -61,10 +62,12 @@ def serve(
     keys: Keys | None = None,
     deadline_s: float = 60.0,
     most_media: int = 16,
-    **more: Any,
+    recorder: Any = None,
+    max_body: int = 32 << 20,
+    together: int = 64 << 20,
+    body_timeout_s: float = 60.0,
 ) -> FastAPI:
     """An application over an engine."""
-    recorder = more.pop("recorder", None)
     service = Service(
         Answerer(renderer, engine, system),
         Models(engine, "tiny"),
@@ -75,7 +78,8 @@ def serve(
         Log(speaking=False),
         recorder=recorder,
     )
-    return make_app(service, keys or Keys({}, Caller("anyone")), **more)
+    bodies = Bodies(max_body, together, body_timeout_s)
+    return make_app(service, keys or Keys({}, Caller("anyone")), bodies)
 
 
 def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:

@@ -93,6 +93,32 @@ def test_a_body_without_a_length_is_counted(renderer: Renderer) -> None:
     assert asyncio.run(send()) == 413
 
 
+def test_bodies_of_all_requests_together_have_a_bound(renderer: Renderer) -> None:
+    """Many large bodies that never end: memory is held by none that is refused."""
+    app = serve(SayingEngine(renderer, "x"), renderer, together=100_000)
+    most = 0
+
+    async def endless() -> Any:
+        nonlocal most
+        for _ in range(200):
+            yield b" " * 1000
+            await asyncio.sleep(0)
+            most = max(most, bodies.held)
+
+    async def send(client: Any) -> int:
+        return int((await client.post("/v1/chat/completions", content=endless())).status_code)
+
+    async def flood() -> list[int]:
+        async with serving.client_of(app) as client:
+            return await asyncio.gather(*(send(client) for _ in range(40)))
+
+    bodies = next(m.kwargs["bodies"] for m in app.user_middleware)
+    codes = asyncio.run(flood())
+    assert set(codes) <= {400, 429} and codes.count(429) > 30
+    assert most <= 100_000 + 1000 and bodies.held == 0
+    assert chat(app).status_code == 200
+
+
 def picture(*size: int) -> str:
     file = io.BytesIO()
     Image.new("RGB", size or (8, 8), (200, 30, 30)).save(file, "PNG")

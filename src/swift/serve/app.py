@@ -18,7 +18,16 @@ from swift import __version__
 from swift.serve import anthropic, completions, feedback, openai, responses, words
 from swift.serve.ask import Answer, Ask, Step, Usage
 from swift.serve.feedback import Feedback
-from swift.serve.http import EventStream, Gone, Guard, body_of, json_bytes, refusal, while_there
+from swift.serve.http import (
+    Bodies,
+    EventStream,
+    Gone,
+    Guard,
+    body_of,
+    json_bytes,
+    refusal,
+    while_there,
+)
 from swift.serve.keys import Caller, Keys
 from swift.serve.metrics import CONTENT_TYPE
 from swift.serve.refused import Refused, refusal_of
@@ -85,26 +94,25 @@ FORMS = (
 )  # fmt: skip
 
 
-def make_app(
-    service: Service, keys: Keys, max_body: int = 32 << 20, body_timeout_s: float = 60.0
-) -> FastAPI:
+def make_app(service: Service, keys: Keys, bodies: Bodies) -> FastAPI:
     """The application.
 
     Args:
         service: answers.
         keys: who may ask.
-        max_body: most bytes of a request.
-        body_timeout_s: longest that a request's body may take to come.
+        bodies: how large requests may be.
     """
     app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(Guard, keys=keys, max_body=max_body, body_timeout_s=body_timeout_s)
+    counts = service.metrics.requests
+    app.add_middleware(Guard, keys=keys, bodies=bodies, requests=counts)
     _add_errors(app, service)
     for form in FORMS:
         _add_form(app, service, form)
     _add_looks(app, service)
     _add_words(app, service)
     _add_changes(app, service)
+    _document(app)
     return app
 
 
@@ -184,9 +192,22 @@ async def _events(
 
 
 def _body(wire: type[BaseModel]) -> dict[str, Any]:
-    """The request body for the OpenAPI document."""
-    schema = wire.model_json_schema()
+    """The request body for the OpenAPI document; its parts are moved by :func:`_document`."""
+    place = f"{wire.__module__.rpartition('.')[2]}.{wire.__name__}"
+    schema = wire.model_json_schema(ref_template=f"#/components/schemas/{place}.{{model}}")
+    schema["$defs"] = {f"{place}.{name}": part for name, part in schema.pop("$defs", {}).items()}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _document(app: FastAPI) -> None:
+    """Complete the OpenAPI document: parts of bodies lie where OpenAPI has them."""
+    document = app.openapi()
+    parts = document.setdefault("components", {}).setdefault("schemas", {})
+    for route in document["paths"].values():
+        for method in route.values():
+            if "requestBody" in method:
+                body = method["requestBody"]["content"]["application/json"]["schema"]
+                parts.update(body.pop("$defs", {}))
 
 
 def _add_looks(app: FastAPI, service: Service) -> None:

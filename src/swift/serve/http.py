@@ -7,11 +7,13 @@ import json
 import math
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swift.serve import anthropic, openai
 from swift.serve.keys import Keys
@@ -25,14 +27,26 @@ _STALLED_S = 60.0  # a reader that takes nothing for so long is taken for gone
 Result = TypeVar("Result")
 
 
+@dataclass
+class Bodies:
+    """How large bodies of requests may be, each and all together, in bytes."""
+
+    most: int
+    most_together: int
+    timeout_s: float  # longest that one may take to come
+    held: int = 0
+
+
 class Guard:
     """Lets in only who has a key, whatever the route, and no body that is too large."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, max_body: int, body_timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keys, bodies: Bodies, requests: Counter | None = None
+    ) -> None:
         self._app = app
         self._keys = keys
-        self._max_body = max_body
-        self._body_timeout_s = body_timeout_s
+        self._bodies = bodies
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -40,12 +54,27 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {}).update(bodies=self._bodies, held=[])
         try:
             self._check(scope)
         except Refused as refused:
-            await refusal(scope["path"], refused)(scope, receive, send)
+            await refusal(scope["path"], refused)(scope, receive, self._counting(scope, send))
             return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, self._counting(scope, send))
+        finally:
+            self._bodies.held -= sum(scope["state"]["held"])
+
+    def _counting(self, scope: Scope, send: Send) -> Send:
+        """Count an answer by its route; all paths that are none are one."""
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._requests is not None:
+                route = getattr(scope.get("route"), "path", "none")
+                self._requests.labels(route, message["status"]).inc()
+            await send(message)
+
+        return counted
 
     def _check(self, scope: Scope) -> None:
         if scope["path"] in OPEN:
@@ -57,15 +86,12 @@ class Guard:
                 "a key is needed: Authorization: Bearer KEY (or X-API-Key: KEY)",
                 code="invalid_api_key",
             )
-        scope.setdefault("state", {})
-        scope["state"].update(
-            caller=caller, max_body=self._max_body, body_timeout_s=self._body_timeout_s
-        )
+        scope["state"]["caller"] = caller
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit():
             raise Refused(400, "Content-Length: should be a number", code="invalid_header")
-        if int(length) > self._max_body:
-            raise _too_large(self._max_body)
+        if int(length) > self._bodies.most:
+            raise _too_large(self._bodies.most)
 
 
 def _too_large(most: int) -> Refused:
@@ -80,13 +106,23 @@ async def body_of(request: Request) -> bytes:
     Raises:
         Refused: it is too large or too slow.
     """
-    most, content = request.state.max_body, bytearray()
+    bodies: Bodies = request.state.bodies
+    content = bytearray()
     try:
-        async with asyncio.timeout(request.state.body_timeout_s):
+        async with asyncio.timeout(bodies.timeout_s):
             async for chunk in request.stream():
                 content += chunk
-                if len(content) > most:
-                    raise _too_large(most)
+                request.state.held.append(len(chunk))
+                bodies.held += len(chunk)
+                if len(content) > bodies.most:
+                    raise _too_large(bodies.most)
+                if bodies.held > bodies.most_together:
+                    raise Refused(
+                        429,
+                        "the bodies of all requests under way are too large together",
+                        code="overloaded",
+                        retry_after_s=2,
+                    )
     except TimeoutError:
         raise Refused(408, "the body did not come in time", code="timeout") from None
     return bytes(content)

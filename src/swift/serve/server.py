@@ -25,6 +25,7 @@ from swift.infer.talk import Talker
 from swift.observe.log import Log
 from swift.serve.answer import Answerer
 from swift.serve.app import make_app
+from swift.serve.http import Bodies
 from swift.serve.keys import Caller, read_keys
 from swift.serve.limits import Gate
 from swift.serve.metrics import Metrics
@@ -35,6 +36,7 @@ from swift.serve.service import Service
 from swift.serve.wire import Defaults
 
 MIB = 1 << 20
+_BODIES = 16  # largest bodies that are held at once
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
         section.allow_adapter_loading,
     )
     body = int(section.max_body_mb * MIB)
-    app = make_app(service, keys, body, section.body_timeout_s)
+    app = make_app(service, keys, Bodies(body, _BODIES * body, section.body_timeout_s))
     if not keys.needed and section.host not in ("127.0.0.1", "localhost", "::1"):
         log.warn(f"everybody who reaches {section.host} may ask; --api_key KEY changes that")
     return service, app
