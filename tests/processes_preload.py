@@ -7,4 +7,6 @@ torch.set_num_threads(1)
 import swift.api  # noqa: E402
 import swift.optim.adamw  # noqa: E402
 import swift.optim.schedule  # noqa: E402
+import swift.recipes.deploy  # noqa: E402
+import swift.serve.server  # noqa: E402
 import swift.tune.full  # noqa: E402, F401

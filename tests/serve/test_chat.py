@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,22 @@ def test_what_is_sent_is_what_the_renderer_reads(renderer: Renderer, said: str) 
     assert answer["finish"] == ("tool_calls" if calls else "stop")
 
 
+def _says(text: str, request: Request) -> str:
+    return text
+
+
 def test_stop_texts_are_cut_however_the_text_comes(renderer: Renderer) -> None:
     rng = random.Random(0)
+    engine = SayingEngine(renderer, "")
+    app = serve(engine, renderer)
     for _ in range(60):
         text = "".join(rng.choice("abc ") for _ in range(40))
         stops = ["".join(rng.choice("abc") for _ in range(rng.randint(1, 4))) for _ in range(3)]
         ends = [(text.find(s) + len(s), -len(s), s) for s in stops if s in text]
         end = min(ends) if ends else None
         kept = text[: end[0] - len(end[2])] if end else text
-        engine = SayingEngine(renderer, text, size=rng.randint(1, 5))
-        stream = events(chat(serve(engine, renderer), stop=stops, stream=True))
+        engine.say, engine.size = partial(_says, text), rng.randint(1, 5)
+        stream = events(chat(app, stop=stops, stream=True))
         deltas = [c["delta"].get("content", "") for e in stream if e for c in e["choices"]]
         assert "".join(deltas) == kept
         assert engine.live == 0

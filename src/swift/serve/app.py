@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -94,6 +95,28 @@ FORMS = (
 )  # fmt: skip
 
 
+_OTHERS = (
+    words.Tokenize, words.Detokenize, anthropic.Prompt, LoadAdapter, UnloadAdapter, Feedback
+)  # fmt: skip
+
+
+class App(FastAPI):
+    """FastAPI with bodies in its document that it does not read itself.
+
+    They are read by pydantic from the bytes: that bounds their depth, and refuses in the protocol's
+    own shape.
+    """
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            parts = super().openapi().setdefault("components", {}).setdefault("schemas", {})
+            for wire in (*(form.wire for form in FORMS), *_OTHERS):
+                parts.update(_schema(wire)[1])
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
 def make_app(service: Service, keys: Keys, bodies: Bodies) -> FastAPI:
     """The application.
 
@@ -102,7 +125,7 @@ def make_app(service: Service, keys: Keys, bodies: Bodies) -> FastAPI:
         keys: who may ask.
         bodies: how large requests may be.
     """
-    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
+    app = App(title="swift", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = service
     counts = service.metrics.requests
     app.add_middleware(Guard, keys=keys, bodies=bodies, requests=counts)
@@ -112,7 +135,6 @@ def make_app(service: Service, keys: Keys, bodies: Bodies) -> FastAPI:
     _add_looks(app, service)
     _add_words(app, service)
     _add_changes(app, service)
-    _document(app)
     return app
 
 
@@ -191,23 +213,19 @@ async def _events(
         yield event
 
 
-def _body(wire: type[BaseModel]) -> dict[str, Any]:
-    """The request body for the OpenAPI document; its parts are moved by :func:`_document`."""
+@cache
+def _schema(wire: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of a body, and its parts by the name under which OpenAPI keeps them."""
     place = f"{wire.__module__.rpartition('.')[2]}.{wire.__name__}"
     schema = wire.model_json_schema(ref_template=f"#/components/schemas/{place}.{{model}}")
-    schema["$defs"] = {f"{place}.{name}": part for name, part in schema.pop("$defs", {}).items()}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    parts = schema.pop("$defs", {})
+    return schema, {f"{place}.{name}": part for name, part in parts.items()}
 
 
-def _document(app: FastAPI) -> None:
-    """Complete the OpenAPI document: parts of bodies lie where OpenAPI has them."""
-    document = app.openapi()
-    parts = document.setdefault("components", {}).setdefault("schemas", {})
-    for route in document["paths"].values():
-        for method in route.values():
-            if "requestBody" in method:
-                body = method["requestBody"]["content"]["application/json"]["schema"]
-                parts.update(body.pop("$defs", {}))
+def _body(wire: type[BaseModel]) -> dict[str, Any]:
+    """The body of a route for the OpenAPI document."""
+    content = {"application/json": {"schema": _schema(wire)[0]}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _add_looks(app: FastAPI, service: Service) -> None:
