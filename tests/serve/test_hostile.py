@@ -229,6 +229,24 @@ def test_switches_of_a_template_are_few_so_none_is_remembered_for_ever(renderer:
         assert chat(app, chat_template_kwargs={"enable_thinking": value}).status_code == 400
 
 
+def test_a_fault_of_the_server_itself_has_the_shape_too(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise ZeroDivisionError("inside")
+
+    app = serve(SayingEngine(renderer, "x"), renderer)
+    monkeypatch.setattr("swift.serve.models.Models.listed", broken)
+
+    async def ask() -> Any:
+        async with serving.client_of(app) as client:
+            return await client.get("/v1/models")
+
+    done = asyncio.run(ask())
+    assert done.status_code == 500 and done.json()["error"]["code"] == "internal"
+    assert "inside" not in done.text
+
+
 def test_errors_never_show_the_inside(renderer: Renderer, tmp_path: Path) -> None:
     engine = SayingEngine(renderer, "x")
     engine.fail_at = 0

@@ -151,6 +151,13 @@ def test_rates_of_a_key(renderer: Renderer, caller: Caller, word: str) -> None:
     assert int(refused.headers["retry-after"]) >= 1
 
 
+def test_rates_hold_for_routes_that_generate_nothing(renderer: Renderer) -> None:
+    caller = Caller("a", requests_per_minute=2)
+    app = serve(SayingEngine(renderer, "x"), renderer, keys=Keys({}, caller))
+    codes = [serving.post(app, "/tokenize", {"prompt": "a"}).status_code for _ in range(4)]
+    assert codes == [200, 200, 429, 429]
+
+
 def test_concurrency_of_a_key_does_not_bind_another(renderer: Renderer) -> None:
     engine = SayingEngine(renderer, "one two three", pace_s=0.01)
     keys = Keys({"key-of-a": Caller("a", concurrency=1), "key-of-b": Caller("b")}, Caller("-"))

@@ -157,6 +157,19 @@ def test_a_server_that_starts_again_knows_its_file(renderer: Renderer, tmp_path:
     assert post_feedback(again, id=third, good=True).status_code == 200
 
 
+def test_an_answer_that_cannot_be_recorded_is_still_an_answer(
+    renderer: Renderer, tmp_path: Path
+) -> None:
+    def fails(row: dict[str, Any]) -> dict[str, Any]:
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "requests.jsonl"
+    app = serve(SayingEngine(renderer, "x"), renderer, recorder=Recorder(file, 1 << 20, fails))
+    assert chat(app).json()["choices"][0]["message"]["content"] == "x"
+    assert serving.events(chat(app, stream=True))[-1] is None
+    assert file.read_text() == ""
+
+
 def hide(row: dict[str, Any]) -> dict[str, Any] | None:
     text = json.dumps(row)
     return None if "drop me" in text else json.loads(text.replace("555-1234", "<phone>"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -151,6 +152,13 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         said = Refused(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
         return refusal(request.url.path, said)
 
+    async def broken(request: Request, error: Exception) -> Response:
+        said = "".join(traceback.format_exception(error))
+        service.log.warn(f"{request.method} {request.url.path}: {said}")
+        failed = Refused(500, "the server failed; another request may work", code="internal")
+        return refusal(request.url.path, failed)
+
+    app.add_exception_handler(Exception, broken)
     app.add_exception_handler(Refused, refuse)
     app.add_exception_handler(Gone, gone)
     app.add_exception_handler(HTTPException, unknown)
@@ -257,16 +265,19 @@ def _add_words(app: FastAPI, service: Service) -> None:
     answerer, defaults = service.answerer, service.defaults
 
     async def tokenize(request: Request) -> dict[str, Any]:
+        service.gate.admit(request.state.caller, 0)
         wire = await read(request, words.Tokenize)
         service.models.adapter_of(wire.model)
         return await asyncio.to_thread(words.tokens_of, wire, answerer, defaults)
 
     async def detokenize(request: Request) -> dict[str, Any]:
+        service.gate.admit(request.state.caller, 0)
         wire = await read(request, words.Detokenize)
         service.models.adapter_of(wire.model)
         return await asyncio.to_thread(words.text_of, wire, answerer)
 
     async def count(request: Request) -> dict[str, Any]:
+        service.gate.admit(request.state.caller, 0)
         wire = await read(request, anthropic.Prompt)
         service.models.adapter_of(wire.model)
         ask = anthropic.ask(wire, defaults)

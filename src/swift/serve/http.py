@@ -24,6 +24,8 @@ OPEN = ("/health", "/ready")
 
 _STALLED_S = 60.0  # a reader that takes nothing for so long is taken for gone
 
+_DIGITS = 18  # of a length that anybody means
+
 Result = TypeVar("Result")
 
 
@@ -88,7 +90,7 @@ class Guard:
             )
         scope["state"]["caller"] = caller
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit():
+        if not length.isdigit() or len(length) > _DIGITS:
             raise Refused(400, "Content-Length: should be a number", code="invalid_header")
         if int(length) > self._bodies.most:
             raise _too_large(self._bodies.most)

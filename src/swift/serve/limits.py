@@ -79,7 +79,7 @@ class Gate:
         return len(self._waiting)
 
     def admit(self, caller: Caller, count: int) -> None:
-        """Take one request of a caller into account.
+        """Take one request of a caller into account; ``count`` is 0 where it needs no place.
 
         Raises:
             Refused: 429 with the time after which to try again.

@@ -94,8 +94,7 @@ class Service:
                         exchange.add(step)
                         yield step
                 end = exchange.answers[0].finish
-                if self.recorder is not None:
-                    await asyncio.to_thread(self.recorder.keep, exchange)
+                await self._record(exchange)
             except Refused:
                 end = "error"
                 raise
@@ -107,6 +106,15 @@ class Service:
                 ) from None
             finally:
                 self._count(exchange, end)
+
+    async def _record(self, exchange: Exchange) -> None:
+        """Keep an answer; one that cannot be kept (a full disk, say) is still an answer."""
+        if self.recorder is None:
+            return
+        try:
+            await asyncio.to_thread(self.recorder.keep, exchange)
+        except Exception as error:
+            self.log.warn(f"{exchange.id} was not recorded: {error!r}")
 
     async def _next(self, steps: AsyncGenerator[Step, None], exchange: Exchange) -> Step | None:
         """The next step within the deadline; None: there is none."""
