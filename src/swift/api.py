@@ -16,8 +16,8 @@ from swift import launch
 from swift.chat.message import Conversation, Message
 from swift.config.parse import from_values
 from swift.config.runs import InferConfig, MergeConfig, PtConfig, SftConfig
-from swift.infer.load import load_talker, settle
-from swift.infer.talk import Talker
+from swift.infer.load import answers_of, settled
+from swift.infer.talk import Answers
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.recipes import merge as merge_recipe
@@ -46,7 +46,7 @@ class Chat:
     settings as on the command line of ``swift infer``. Calling it asks and keeps the history.
     """
 
-    talker: Talker
+    talker: Answers
     system: str | None = None
     history: list[Message] = field(default_factory=list)
 
@@ -54,9 +54,9 @@ class Chat:
         """Load the model."""
         quiet_libraries()
         config = from_values(InferConfig, "infer", settings)
-        section, before = settle(config.model)
+        section, before = settled(config)
         log = Log(launch.is_main())
-        self.talker = load_talker(section, config.infer, device_of(launch.world()), log)
+        self.talker = answers_of(config, section, device_of(launch.world()), log)
         self.system = system or config.data.system or before.get("data", "system")
         self.history = []
 

@@ -40,6 +40,12 @@ class ResourceError(SwiftError):
     exit_code = 1
 
 
+class ServerError(SwiftError):
+    """A server that generates for us fails, or answers what is not understood."""
+
+    exit_code = 1
+
+
 class PropertyError(SwiftError):
     """What must hold for every rendered conversation does not."""
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 import tiny
 from contracts.engines import PROMISES, PROMPTS, Subject
 from swift.chat.load import load_tokenizer
-from swift.errors import CheckpointError, ConfigError
+from swift.errors import CheckpointError, ConfigError, ResourceError
 from swift.infer.backends.transformers import TransformersEngine
+from swift.infer.backends.window import Window
 from swift.infer.engine import Completion, Piece, Request, Sampling
 
 Model = Any
@@ -285,3 +286,51 @@ def test_an_adapter_that_does_not_fit_leaves_the_model_alone(
     with pytest.raises(ConfigError, match="nowhere"):
         engine.load_adapter("c", str(tmp_path / "nowhere"))
     assert [name for name, _ in model.named_modules()] == before
+
+
+def test_a_proof_that_fails_ends_who_waits_and_is_tried_again(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    engine = TransformersEngine(model, load_tokenizer(checkpoint))
+    asked = Request(PROMPTS[0], Sampling(4))
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory is left")
+
+    async def talk() -> list[int]:
+        hook = model.lm_head.register_forward_pre_hook(full)
+        with pytest.raises(ResourceError, match="memory ran out while generating"):
+            await collect(engine.stream(asked))
+        hook.remove()
+        return (await collect(engine.stream(asked))).tokens
+
+    assert asyncio.run(talk()) == engine.generate([asked])[0].tokens
+    engine.close()
+
+
+def test_a_row_that_cannot_join_ends_the_round_with_its_reason(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    engine = TransformersEngine(model, load_tokenizer(checkpoint))
+    asked = Request(PROMPTS[0], Sampling(200))
+
+    async def talk() -> None:
+        first = engine.stream(asked)
+        await anext(first)
+
+        def full(*_: Any) -> None:
+            raise torch.OutOfMemoryError("no memory is left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Window, "join", full)
+            with pytest.raises(ResourceError, match="memory ran out"):
+                await collect(engine.stream(asked))
+        with pytest.raises(ResourceError, match="memory ran out"):
+            await collect(first)
+        short = Request(PROMPTS[0], Sampling(5))
+        assert (await collect(engine.stream(short))).tokens == engine.generate([short])[0].tokens
+
+    asyncio.run(talk())
+    engine.close()

@@ -6,14 +6,27 @@ from typing import Literal
 
 from pydantic import Field
 
-from swift.config.section import Section, Strings
+from swift.config.section import Section, Strings, Word
 
 
 class InferSection(Section):
     """How answers are generated."""
 
-    backend: Literal["transformers"] = "transformers"
-    """The engine."""
+    backend: Literal["transformers", "vllm", "http"] = "transformers"
+    """The engine: transformers in this process, a vLLM server that is started and ended, or any
+    OpenAI-compatible server (http)."""
+
+    engine_python: Word | None = None
+    """Python of the environment that the engine is installed in. Default: this one."""
+
+    max_model_len: int | None = Field(None, ge=1)
+    """Most tokens of prompt and answer together. Default: what the model was made for."""
+
+    base_url: Word | None = None
+    """Where the server is (backend http), such as http://127.0.0.1:8000/v1."""
+
+    api_key: str | None = None
+    """What the server wants to see as a bearer token (backend http)."""
 
     max_new_tokens: int = Field(2048, ge=1)
     """Longest answer in tokens."""
@@ -29,6 +42,16 @@ class InferSection(Section):
 
     repetition_penalty: float = Field(1.0, gt=0)
     """Above 1: tokens that were used before become less likely (arXiv:1909.05858)."""
+
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Choose among tokens with this share of the most likely one's probability
+    (arXiv:2407.01082)."""
+
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """Above 0: tokens of the answer so far become less likely, once each."""
+
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """Above 0: tokens of the answer so far become less likely, each time more."""
 
     stop: Strings = []
     """Texts that end an answer; they are not part of it."""

@@ -50,7 +50,7 @@ _TOPICS = {
         use_precision_aware_optimizer
     """,
     "serving": """
-        base_url device_groups lang ray_exp_name use_ray
+        device_groups lang ray_exp_name use_ray
     """,
     "quantization": """
         bnb_4bit_compute_dtype bnb_4bit_quant_storage bnb_4bit_quant_type
@@ -76,12 +76,12 @@ _TOPICS = {
         sglang_speculative_num_draft_tokens sglang_speculative_num_steps sglang_tp_size
         use_vllm vllm_data_parallel_size vllm_disable_cascade_attn
         vllm_disable_custom_all_reduce vllm_enable_expert_parallel vllm_enable_lora
-        vllm_enable_prefix_caching vllm_enforce_eager vllm_engine_kwargs
-        vllm_gpu_memory_utilization vllm_limit_mm_per_prompt vllm_max_lora_rank
-        vllm_max_model_len vllm_max_num_seqs vllm_mm_processor_cache_gb vllm_mode
+        vllm_enable_prefix_caching vllm_engine_kwargs
+        vllm_limit_mm_per_prompt
+        vllm_mm_processor_cache_gb vllm_mode
         vllm_pipeline_parallel_size vllm_quantization vllm_reasoning_parser vllm_server_host
         vllm_server_pass_dataset vllm_server_port vllm_speculative_config
-        vllm_tensor_parallel_size vllm_use_async_engine
+        vllm_use_async_engine
     """,
     "classification, embedding and reranking": """
         mrl_dims num_labels problem_type reranker_use_activation
@@ -111,7 +111,7 @@ _TOPICS = {
         is_binary_loss_scale length_column_name liger_kernel_config load_best_model_at_end
         local_rank local_repo_path log_level log_level_replica log_on_each_node logging_dir
         logging_nan_inf_filter logging_strategy logprobs loss_type lr_scheduler_kwargs
-        max_memory max_model_len model_kwargs neftune_noise_alpha new_special_tokens
+        max_memory model_kwargs neftune_noise_alpha new_special_tokens
         optim_args optim_target_modules optimizer packing_strategy
         padding_side parallelism_config prediction_loss_only preserve_thinking project
         restore_callback_states_from_checkpoint resume_only_model
@@ -132,7 +132,7 @@ LATER_VALUES: dict[str, frozenset[str]] = {
         "tuner.kind": """
             adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
         """,
-        "infer.backend": "vllm sglang lmdeploy",
+        "infer.backend": "sglang lmdeploy",
         "optimizer.kind": """
             adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
         """,

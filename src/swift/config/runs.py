@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift.config.data import ConversationsSection, DataSection, TextsSection
+from swift.config.engine import VllmSection
 from swift.config.infer import InferSection
 from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
@@ -179,6 +180,7 @@ class InferConfig(Section):
     command: Literal["infer"] = "infer"
     model: UsedModelSection = UsedModelSection()
     infer: InferSection = InferSection()
+    vllm: VllmSection = VllmSection()
     data: DataSection = DataSection()
 
     load_data_args: bool = False
@@ -201,6 +203,21 @@ class InferConfig(Section):
             raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
         return self
 
+    @model_validator(mode="after")
+    def _check_server(self) -> InferConfig:
+        remote, path, why = self.infer.backend == "http", "", ""
+        if remote and not self.infer.base_url:
+            path, why = "infer.base_url", "is needed with --infer_backend http"
+        elif remote and self.model.adapters:
+            path, why = "model.adapters", "a server loads its own; name one with --model"
+        elif remote and (self.model.thinking is not None or self.model.template_kwargs):
+            path, why = "model.thinking", "a server of others has a template of its own"
+        elif not remote and (self.infer.base_url or self.infer.api_key):
+            path, why = "infer.base_url", "belongs to --infer_backend http"
+        if path:
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return self
+
 
 class DeployConfig(Section):
     """swift deploy: a service that speaks the protocols of OpenAI and Anthropic."""
@@ -208,6 +225,7 @@ class DeployConfig(Section):
     command: Literal["deploy"] = "deploy"
     model: UsedModelSection = UsedModelSection()
     infer: InferSection = InferSection()
+    vllm: VllmSection = VllmSection()
     serve: ServeSection = ServeSection()
 
     external_plugins: Strings = []
@@ -221,6 +239,9 @@ class DeployConfig(Section):
         if not self.model.path and not self.model.adapters:
             why = "is needed, or --adapters output/run/checkpoint-N"
             raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
+        if self.infer.backend == "http":
+            why = "http asks a server that is there; a service is one: transformers or vllm"
+            raise PydanticCustomError("where", "{why}", {"path": "infer.backend", "why": why})
         if bool(self.serve.ssl_keyfile) != bool(self.serve.ssl_certfile):
             path = "serve.ssl_certfile" if self.serve.ssl_keyfile else "serve.ssl_keyfile"
             why = "is needed too: HTTPS takes a key and a certificate"

@@ -99,7 +99,14 @@ class Adapters:
             raise ConfigError(f"no adapter {name!r} is loaded (loaded: {there})")
 
     def call(self, names: Sequence[str | None]) -> tuple[Any, Mapping[str, Any]]:
-        """What runs rows with these adapters, and the input that chooses them."""
+        """What runs rows with these adapters, and the input that chooses them.
+
+        Raises:
+            ConfigError: one of them is gone.
+        """
+        for name in names:
+            if name is not None:
+                self.known(name)
         if self._peft is None:
             return self._model, {}
         inner = ["__base__" if name is None else self._names[name] for name in names]

@@ -15,7 +15,7 @@ from swift.data.formats.form import formats
 from swift.data.formats.meaning import Meaning, Prompt, kind_of
 from swift.data.source import Source, read
 from swift.errors import DataError
-from swift.infer.talk import Talker
+from swift.infer.talk import Answers
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _question(number: int, place: str, meaning: Meaning) -> Question:
 
 
 def answer_all(
-    talker: Talker,
+    talker: Answers,
     rows: Rows,
     result: Path,
     batch_size: int,
@@ -107,7 +107,7 @@ def _number(row: Question | tuple[int, str, str]) -> int:
     return row.number if isinstance(row, Question) else row[0]
 
 
-def _answer(talker: Talker, batch: list[Question | tuple[int, str, str]]) -> list[dict[str, Any]]:
+def _answer(talker: Answers, batch: list[Question | tuple[int, str, str]]) -> list[dict[str, Any]]:
     asked = [row for row in batch if isinstance(row, Question)]
     try:
         found = dict(
@@ -150,7 +150,7 @@ def _written(message: Message) -> dict[str, Any]:
     return turn
 
 
-def _one_by_one(talker: Talker, asked: list[Question]) -> tuple[dict[int, Any], dict[int, str]]:
+def _one_by_one(talker: Answers, asked: list[Question]) -> tuple[dict[int, Any], dict[int, str]]:
     """Find the row that spoils a batch; the others are answered."""
     found: dict[int, Any] = {}
     broken: dict[int, str] = {}

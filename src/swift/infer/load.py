@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,25 @@ import torch
 import yaml
 
 from swift.chat.load import load_tokenizer, renderer_for
+from swift.chat.render import Renderer
+from swift.config.engine import VllmSection
 from swift.config.infer import InferSection
 from swift.config.model import UsedModelSection
+from swift.config.runs import InferConfig
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
-from swift.infer.engine import Sampling
-from swift.infer.talk import Talker
-from swift.models.load import dtype_name, load_model, resolve_dtype
+from swift.infer.backends.vllm import VllmServer
+from swift.infer.engine import ServingEngine
+from swift.infer.remote import remote_talker
+from swift.infer.talk import Answers, Talker, sampling_of
+from swift.models.load import (
+    context_length,
+    dtype_name,
+    load_config,
+    load_model,
+    resolve_dtype,
+)
 from swift.observe.log import Log
 from swift.tune.lora import load_adapter
 
@@ -47,6 +61,17 @@ def trained(folder: str | None) -> Trained:
             "base_model_name_or_path"
         )
     return Trained(config if isinstance(config, dict) else {}, named)
+
+
+def settled(config: InferConfig) -> tuple[UsedModelSection, Trained]:
+    """The model of a configuration; a server's own is what it is called there.
+
+    Raises:
+        ConfigError: as :func:`settle`.
+    """
+    if config.infer.backend == "http":
+        return config.model, Trained({})
+    return settle(config.model)
 
 
 def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
@@ -92,10 +117,34 @@ def fetch(section: UsedModelSection, dtype: torch.dtype, log: Log) -> Path:
     )
 
 
+def answers_of(
+    config: InferConfig, section: UsedModelSection, device: torch.device, log: Log
+) -> Answers:
+    """What answers messages by a configuration, with its model settled.
+
+    Raises:
+        ConfigError: the model, its adapter or the server cannot be used.
+    """
+    if config.infer.backend == "http":
+        return remote_talker(config.infer, section.path or "")
+    return load_talker(section, config.infer, device, log, config.vllm)
+
+
 def load_talker(
-    section: UsedModelSection, settings: InferSection, device: torch.device, log: Log
+    section: UsedModelSection,
+    settings: InferSection,
+    device: torch.device,
+    log: Log,
+    vllm: VllmSection | None = None,
 ) -> Talker:
     """Load a settled model with its adapter, renderer and engine.
+
+    Args:
+        section: of the model.
+        settings: of the answers.
+        device: of the embedded engine.
+        log: told what happens.
+        vllm: of a server, for the backend vllm.
 
     Raises:
         ConfigError: the model or the adapter cannot be used.
@@ -106,22 +155,65 @@ def load_talker(
     if section.adapters and (Path(section.adapters[0]) / "tokenizer.json").is_file():
         words = Path(section.adapters[0])
     renderer = renderer_for(words, section)
+    adapter = None
+    if settings.backend == "vllm":
+        engine: ServingEngine = _serve(base, section, settings, vllm or VllmSection(), dtype, log)
+        adapter = _NAME if section.adapters else None
+    else:
+        engine = _embed(base, words, section, settings, dtype, device, renderer)
+    return Talker(renderer, engine, sampling_of(settings), adapter)
+
+
+def _embed(
+    base: Path,
+    words: Path,
+    section: UsedModelSection,
+    settings: InferSection,
+    dtype: torch.dtype,
+    device: torch.device,
+    renderer: Renderer,
+) -> TransformersEngine:
+    """The engine in this process."""
     model: Any = load_model(base, dtype, device=device, trust_remote_code=section.trust_remote_code)
     for adapter in section.adapters:
         peft = load_adapter(model, adapter)
         model = peft.merge_and_unload() if section.merge else peft.get_base_model()
     model.config.use_cache = True
     tokenizer = load_tokenizer(words, trust_remote_code=section.trust_remote_code)
-    return Talker(
-        renderer,
-        TransformersEngine(model, tokenizer, section.attention, lambda: renderer.marks),
-        Sampling(
-            max_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            repetition_penalty=settings.repetition_penalty,
-            stop=tuple(settings.stop),
-            seed=settings.seed,
-        ),
+    engine = TransformersEngine(model, tokenizer, section.attention, lambda: renderer.marks)
+    if settings.max_model_len is not None:
+        engine.context = min(settings.max_model_len, engine.context or settings.max_model_len)
+    return engine
+
+
+_NAME = "adapter"
+
+
+def _serve(
+    base: Path,
+    section: UsedModelSection,
+    settings: InferSection,
+    vllm: VllmSection,
+    dtype: torch.dtype,
+    log: Log,
+) -> VllmServer:
+    """A server in a process of its own, with the adapter loaded."""
+    if section.merge:
+        raise ConfigError("--merge_lora: the vllm engine reads a merged model: swift merge-lora")
+    for adapter in section.adapters:
+        read = json.loads((find_adapter(adapter) / "adapter_config.json").read_text("utf-8"))
+        if vllm.max_lora_rank is None:
+            vllm = vllm.model_copy(update={"max_lora_rank": max(8, int(read.get("r", 8)))})
+    config = load_config(base, trust_remote_code=section.trust_remote_code)
+    engine = VllmServer(
+        base,
+        vllm,
+        settings.engine_python or sys.executable,
+        Path("output") / "vllm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log",
+        log,
+        dtype=dtype_name(dtype),
+        context=settings.max_model_len or context_length(config),
     )
+    for adapter in section.adapters:
+        engine.load_adapter(_NAME, str(find_adapter(adapter).resolve()))
+    return engine

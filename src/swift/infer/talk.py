@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from swift.chat.message import Conversation, Delta, Media, Message
 from swift.chat.render import Renderer
+from swift.config.infer import InferSection
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
@@ -18,13 +20,40 @@ HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before
 /help    this text                    /quit          leave (also Ctrl-D)"""
 
 
+def sampling_of(settings: InferSection) -> Sampling:
+    """How tokens are chosen."""
+    return Sampling(
+        max_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+        presence_penalty=settings.presence_penalty,
+        frequency_penalty=settings.frequency_penalty,
+        stop=tuple(settings.stop),
+        seed=settings.seed,
+    )
+
+
+class Answers(Protocol):
+    """Something that answers messages."""
+
+    def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
+        """The answer to each conversation, and the completion it was read from."""
+
+    def stream(self, asked: Conversation, show: Callable[[Delta], None]) -> Message:
+        """One answer, shown piece by piece."""
+
+
 @dataclass(frozen=True)
 class Talker:
-    """Answers messages."""
+    """Answers messages with a renderer and an engine of tokens."""
 
     renderer: Renderer
     engine: Engine
     sampling: Sampling
+    adapter: str | None = None  # by which it answers, where the engine has several
 
     def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
         """The answer to each conversation, and the completion it was read from.
@@ -34,7 +63,7 @@ class Talker:
         """
         sampling = self._sampling()
         completions = self.engine.generate(
-            [Request(self._prompt(one), sampling, one.media) for one in asked]
+            [Request(self._prompt(one), sampling, one.media, self.adapter) for one in asked]
         )
         return [
             (self._read(completion, one), completion)
@@ -44,7 +73,7 @@ class Talker:
     def stream(self, asked: Conversation, show: Callable[[Delta], None]) -> Message:
         """One answer, shown piece by piece."""
         parser = self.renderer.parser(asked.template_kwargs)
-        request = Request(self._prompt(asked), self._sampling(), asked.media)
+        request = Request(self._prompt(asked), self._sampling(), asked.media, self.adapter)
         for token in (given := self._given(asked)):
             show(parser.push(token))
         self.engine.generate([request], on_token=lambda token: show(parser.push(token)))
@@ -102,7 +131,7 @@ class Display:
 class Terminal:
     """A conversation with a person."""
 
-    talker: Talker
+    talker: Answers
     system: str | None = None
     streaming: bool = True
     images: list[str] = field(default_factory=list)  # for the next message

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from swift.config.infer import InferSection
+from swift.config.model import UsedModelSection
 from swift.config.runs import InferConfig
 from swift.data.encode import EncodeSettings
 from swift.data.source import check_inputs, open_sources
 from swift.errors import ConfigError
 from swift.hub.locate import locate_dataset
 from swift.infer.batch import Rows, answer_all, questions
-from swift.infer.load import Trained, load_talker, settle
-from swift.infer.talk import Talker, Terminal
+from swift.infer.load import Trained, answers_of, settled
+from swift.infer.talk import Answers, Talker, Terminal
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.parallel.world import World
@@ -25,9 +29,10 @@ def run(config: InferConfig, world: World) -> None:
     """Load a model and let it answer."""
     quiet_libraries()
     log = Log(world.is_main)
-    model, before = settle(config.model)
+    model, before = settled(config)
     names = _names(config, before)
-    check_inputs([model.path or ""], model.adapters, {"--val_dataset": names})
+    models = [] if config.infer.backend == "http" else [model.path or ""]
+    check_inputs(models, model.adapters, {"--val_dataset": names})
     sources = open_sources(
         names, partial(locate_dataset, hub=model.hub, say=log), flag="--val_dataset"
     )
@@ -37,13 +42,27 @@ def run(config: InferConfig, world: World) -> None:
         doing = f"answer {', '.join(names)} into {result}" if names else "chat"
         log(f"would load {model.path} {' '.join(model.adapters)} and {doing}")
         return
-    talker = load_talker(model, config.infer, device_of(world), log)
-    if result is None:
-        Terminal(talker, system, config.infer.stream, list(config.infer.image)).run()
-        return
-    settings = EncodeSettings.of("chat", config.data, config.external_plugins)
-    rows = questions(sources, config.data.seed, replace(settings, system=system))
-    _answer(rows, config.infer, result, talker, log)
+    with _talker(config, model, world, log) as talker:
+        if result is None:
+            Terminal(talker, system, config.infer.stream, list(config.infer.image)).run()
+            return
+        settings = EncodeSettings.of("chat", config.data, config.external_plugins)
+        rows = questions(sources, config.data.seed, replace(settings, system=system))
+        _answer(rows, config.infer, result, talker, log)
+
+
+@contextmanager
+def _talker(
+    config: InferConfig, model: UsedModelSection, world: World, log: Log
+) -> Iterator[Answers]:
+    """What answers; a server that was started for it ends with it."""
+    talker = answers_of(config, model, device_of(world), log)
+    try:
+        yield talker
+    finally:
+        if isinstance(talker, Talker):
+            engine: Any = talker.engine  # one that serves
+            engine.close()
 
 
 def _names(config: InferConfig, before: Trained) -> list[str]:
@@ -70,7 +89,7 @@ def _answer(
     rows: Rows,
     settings: InferSection,
     result: Path,
-    talker: Talker,
+    talker: Answers,
     log: Log,
 ) -> None:
     begun = time.perf_counter()

@@ -27,17 +27,18 @@ class Models:
     base: str
     adapters: dict[str, str] = field(default_factory=dict)
     owner: str = "swift"
+    under_base: str | None = None  # an adapter that the engine puts under the model's own name
     _since: dict[str, int] = field(default_factory=dict)
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def adapter_of(self, name: str) -> str | None:
-        """The adapter that a name means; None: the model itself.
+        """The adapter of the engine that a name means; None: the model itself.
 
         Raises:
             Refused: there is no such name.
         """
         if name == self.base:
-            return None
+            return self.under_base
         if name in self.adapters:
             return name
         known = ", ".join((self.base, *self.adapters))
@@ -54,14 +55,14 @@ class Models:
 
     def one(self, name: str) -> dict[str, Any]:
         """A model on the wire; :class:`Refused` where there is none."""
-        adapter = self.adapter_of(name)
+        self.adapter_of(name)
         since = self._since.setdefault(name, int(time.time()))
         return {
             "id": name,
             "object": "model",
             "created": since,
             "owned_by": self.owner,
-            "parent": None if adapter is None else self.base,
+            "parent": None if name == self.base else self.base,
             "max_model_len": self.engine.context,
         }
 

@@ -78,7 +78,7 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
         "anyone", section.requests_per_minute, section.tokens_per_minute, section.concurrency
     )
     keys = read_keys(section.api_key, section.api_key_file, everyone)
-    models = Models(engine, served.name, owner=section.owner)
+    models = Models(engine, served.name, owner=section.owner, under_base=served.talker.adapter)
     models.load_first(served.adapters)
     record = Path(section.record).expanduser() if section.record else None
     service = Service(

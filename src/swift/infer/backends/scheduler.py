@@ -104,7 +104,7 @@ class Scheduler:
         self._stepper: Stepper | None = None
         self._closed = False
         self._stale = False
-        self._can_join: bool | None = None
+        self.can_join: bool | None = None
 
     def submit(self, job: Job) -> None:
         """Let an answer begin as soon as there is room."""
@@ -167,14 +167,17 @@ class Scheduler:
                 job.row.finish = job.row.finish or "cancelled"
                 job.report()
             self._forget_all()
+            self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
-        """End the answers of a round that failed; those that wait do not know of it."""
+        """End the answers of a round that failed; those that wait do not know of it, unless the
+        round failed before anybody had a part in it.
+        """
         told = _told(error)
         with self._changed:
-            for job in (*self._reading, *self._running):
+            for job in [*self._reading, *self._running] or list(self._waiting):
                 job.fail(told)
-            waiting = list(self._waiting)
+            waiting = [job for job in self._waiting if not job.ended]
             self._forget_all()
             self._waiting.extend(waiting)
             self._changed.notify_all()
@@ -188,9 +191,9 @@ class Scheduler:
 
     def _round(self) -> None:
         with self._using() as model:
-            if self._can_join is None:
-                self._can_join = self._joins()
-                if self._can_join:
+            if self.can_join is None:
+                self.can_join = self._joins()
+                if self.can_join:
                     self._stepper = Stepper(model, self._call)
                     self._tokens = self._find_tokens()
             if self._stepper is None:
@@ -200,6 +203,8 @@ class Scheduler:
                 self._drop(self._stepper)
                 self._read(self._stepper)
                 self._step(self._stepper)
+        with self._changed:
+            self._changed.notify_all()
 
     def _refresh(self, stepper: Stepper) -> None:
         """After new weights: every answer goes back to its prompt, with what it has so far."""
@@ -224,7 +229,6 @@ class Scheduler:
                     self._leave(stepper, self._running.index(job))
             self._waiting = deque(job for job in self._waiting if not job.ended)
             self._reading = [job for job in self._reading if not job.ended]
-            self._changed.notify_all()
 
     def _leave(self, stepper: Stepper, index: int) -> None:
         stepper.leave(index)
@@ -238,9 +242,11 @@ class Scheduler:
         while share > 0 and (job := self._next(stepper)) is not None:
             try:
                 share -= self._read_one(stepper, job, share)
-            except Exception as error:  # its own fault: the others go on
-                self._reading.remove(job)
+            except Exception as error:
                 job.fail(_told(error))
+                self._reading.remove(job)
+                if stepper.rows != len(self._running):  # it broke while it joined the others
+                    raise
 
     def _next(self, stepper: Stepper) -> Job | None:
         """The prompt that is being read, or the next one that has room."""
@@ -262,19 +268,21 @@ class Scheduler:
         """Read up to ``share`` tokens of a prompt; returns how many were read."""
         row = job.row
         if job.prompt is None:
-            tokens = [*row.request.tokens, *row.tokens]
-            job.prompt = Prompt(tokens, row.request.adapter, self._features([row]))
+            tokens, features = [*row.request.tokens, *row.tokens], self._features([row])
+            featured = len(row.request.tokens) if features else 0
+            job.prompt = Prompt(tokens, row.request.adapter, features, featured)
         before = job.prompt.read
         logits_V = stepper.read(job.prompt, share)
         read = job.prompt.read - before
         if logits_V is not None:
-            self._reading.remove(job)
             advance([row], logits_V[None])
-            job.report()
             if row.finish is None:
                 stepper.join(job.prompt)
-                self._running.append(job)
             job.prompt = None  # its cache was copied
+            with self._changed:  # at once, for whoever asks which adapters are in use
+                self._reading.remove(job)
+                self._running += [job] if row.finish is None else []
+            job.report()
         return read
 
     def _step(self, stepper: Stepper) -> None:
@@ -289,7 +297,6 @@ class Scheduler:
                 job.report()
                 if job.ended:
                     self._leave(stepper, index)
-            self._changed.notify_all()
 
     def _batch(self) -> None:
         """All that wait as one batch, to its end."""
@@ -310,7 +317,6 @@ class Scheduler:
             generate_padded(run, rows, self._pad, {**self._features(rows), **more})
         with self._changed:
             self._running.clear()
-            self._changed.notify_all()
 
 
 def _told(error: BaseException) -> Exception:

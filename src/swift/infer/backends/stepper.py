@@ -28,9 +28,11 @@ class Prompt:
 
     tokens: Sequence[int]
     adapter: str | None = None
-    features: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    features: Mapping[str, torch.Tensor] = field(default_factory=dict)  # of the first tokens
+    featured: int = 0  # tokens that they belong to
     cache: DynamicCache = field(default_factory=DynamicCache)
     read: int = 0  # tokens that are in the cache
+    shift: int = 0  # what images add to the positions behind them
 
     @property
     def done(self) -> bool:
@@ -57,7 +59,7 @@ class Stepper:
         self._turning = [m for m in model.modules() if hasattr(m, "rope_deltas")]
         self._window: Window | None = None
         self._adapters: list[str | None] = []
-        self._shifts: list[int] = []  # what images add to the positions behind them
+        self._shifts: list[int] = []
 
     @property
     def rows(self) -> int:
@@ -76,30 +78,36 @@ class Stepper:
             prompt: with its cache.
             most: tokens to read now. Prompts with images are read at once.
         """
-        end = len(prompt.tokens) if prompt.features else min(len(prompt.tokens), prompt.read + most)
+        seeing = prompt.read < prompt.featured
+        end = prompt.featured if seeing else min(len(prompt.tokens), prompt.read + most)
         ids = torch.tensor([list(prompt.tokens[prompt.read : end])], device=self._device)
-        places: dict[str, Any] = {}
-        if not prompt.features:  # the model itself knows the positions of images
-            places["position_ids"] = torch.arange(prompt.read, end, device=self._device)[None]
+        places = torch.arange(prompt.read, end, device=self._device)[None] + prompt.shift
+        # the model itself knows the positions of images
+        own = prompt.features if seeing else {"position_ids": places}
         run, more = self._call([prompt.adapter])
         logits = run(
             input_ids=ids,
             attention_mask=torch.ones(1, end, dtype=torch.int64, device=self._device),
             past_key_values=prompt.cache,
             use_cache=True,
-            **{**places, **self._last, **prompt.features, **more},
+            **{**own, **self._last, **more},
         ).logits
         prompt.read = end
+        prompt.shift = self._shift() if seeing else prompt.shift
         return logits[0, -1].float() if prompt.done else None
 
     def join(self, prompt: Prompt) -> None:
-        """Let a prompt that was read run as the last row."""
+        """Let a prompt that was read run as the last row; all rows are lost where that fails."""
         keys = prompt.layers()
         if self._window is None:
             self._window = Window(len(keys))
-        self._window.join(keys)
+        try:
+            self._window.join(keys)
+        except BaseException:  # memory, say: some layers may have moved, others not
+            self.clear()
+            raise
         self._adapters.append(prompt.adapter)
-        self._shifts.append(self._shift() if prompt.features else 0)
+        self._shifts.append(prompt.shift)
 
     def _shift(self) -> int:
         """By how much a model that turns images in several dimensions moved what is behind them."""

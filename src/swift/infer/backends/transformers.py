@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from swift.infer.choose import Row, room
 from swift.infer.engine import Ability, Completion, Piece, Request, check
 from swift.infer.guide import Guides
 from swift.models.anatomy import vocabulary
-from swift.models.attention import Layout, attention_of, set_attention
+from swift.models.attention import PACKED, Layout, attention_of, set_attention
 from swift.models.load import context_length
 from swift.models.seeing import see
 
@@ -31,7 +31,6 @@ class TransformersEngine:
     """Generates with a loaded model; every request has its own sampling."""
 
     name = "transformers"
-    abilities = frozenset(Ability) - {Ability.PAUSE}
 
     def __init__(
         self,
@@ -52,13 +51,23 @@ class TransformersEngine:
             max_rows: most answers of :meth:`stream` that run at once.
         """
         self._model = model
+        missing = {Ability.PAUSE} if marks else {Ability.PAUSE, Ability.MEDIA}
+        self.abilities = frozenset(Ability) - missing
         self._marks, self._sees = marks, False
         self._tokenizer = tokenizer
-        self._attention = "sdpa" if attention in ("auto", "packed") else attention
+        self._wanted = attention
         self._lock, self._next = threading.Lock(), threading.Lock()
-        self._max_rows = max_rows
         self._adapters, self._leaving = Adapters(model), set[str]()
         self.context = context_length(model.config)
+        self._scheduler = Scheduler(
+            self._using,
+            self._adapters.call,
+            self._features,
+            joins=lambda: joins(model, vocabulary(model)),
+            pad=self._pad,
+            rows=max_rows,
+            tokens=lambda: cache_tokens(model),
+        )
 
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
@@ -95,8 +104,7 @@ class TransformersEngine:
         row = await asyncio.to_thread(self._row, request)  # a large guide takes a while
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
         job = Job(row, lambda piece: _later(loop, pieces, piece))
-        scheduler = await asyncio.to_thread(lambda: self._scheduler)
-        scheduler.submit(job)
+        self._scheduler.submit(job)
         try:
             while True:
                 piece = await pieces.get()
@@ -106,24 +114,17 @@ class TransformersEngine:
                 if piece.finish_reason is not None:
                     return
         finally:
-            scheduler.cancel(job)
+            self._scheduler.cancel(job)
+
+    @property
+    def joins(self) -> bool | None:
+        """Whether answers can join a running batch; None: nobody has asked for one yet."""
+        return self._scheduler.can_join
 
     @property
     def busy(self) -> int:
         """Answers of :meth:`stream` under way, those included that wait."""
         return self._scheduler.busy
-
-    @cached_property
-    def _scheduler(self) -> Scheduler:
-        return Scheduler(
-            self._using,
-            self._adapters.call,
-            self._features,
-            joins=lambda: joins(self._model, vocabulary(self._model)),
-            pad=self._pad,
-            rows=self._max_rows,
-            tokens=lambda: cache_tokens(self._model),
-        )
 
     def load_adapter(self, name: str, path: str) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""
@@ -186,14 +187,33 @@ class TransformersEngine:
             model, training = self._model, self._model.training
             attention = attention_of(model)
             model.eval()
-            if attention != self._attention:
-                set_attention(model, self._attention)
             try:
+                self._attend(attention)
                 yield model
             finally:
                 model.train(training)
-                if attention != self._attention:
+                if attention_of(model) != attention:
                     set_attention(model, attention)
+
+    def _attend(self, current: str) -> None:
+        """Choose an attention that knows a cache: that of packs, for training, does not.
+
+        Raises:
+            ConfigError: the model cannot have the one that was asked for.
+        """
+        if self._wanted not in ("auto", PACKED):
+            choices: tuple[str, ...] = (self._wanted,)
+        elif current == PACKED:
+            choices = ("sdpa", "eager")  # some architectures have but the second
+        else:
+            return
+        for name in choices:
+            if name == current:
+                return
+            with suppress(ValueError, ImportError):
+                set_attention(self._model, name)
+                return
+        raise ConfigError(f"--attn_impl: {type(self._model).__name__} cannot have {self._wanted}")
 
     @cached_property
     def _pad(self) -> int:

@@ -1,0 +1,74 @@
+"""A server on this machine that answers what a test tells it to, well or badly."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Reply:
+    """What is answered to one request."""
+
+    status: int = 200
+    body: Any = None  # JSON, or bytes as they are
+    events: list[Any] | None = None  # server-sent; a str is sent as it is
+    headers: dict[str, str] = field(default_factory=dict)
+    hang_s: float = 0.0
+    cut: bool = False  # the connection breaks before the end
+
+
+@dataclass
+class StandIn:
+    url: str
+    asked: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [body for _, body, _ in self.asked]
+
+
+@contextmanager
+def serve(answer: Callable[[int, str, dict[str, Any]], Reply]) -> Iterator[StandIn]:
+    """Serve ``answer(number of the request, path, JSON)``."""
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+            with lock:
+                number = len(found.asked)
+                found.asked.append((self.path, body, dict(self.headers)))
+            reply = answer(number, self.path, body)
+            if reply.hang_s:
+                time.sleep(reply.hang_s)
+            self.send_response(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
+            text = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+            if reply.events is not None:
+                lines = [e if isinstance(e, str) else json.dumps(e) for e in reply.events]
+                text = "".join(f"data: {line}\n\n" for line in lines).encode()
+            self.send_header("Content-Length", str(len(text) + (9 if reply.cut else 0)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    found = StandIn(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        server.server_close()
