@@ -23,7 +23,7 @@ from serving import SayingEngine, serve, user
 from swift.chat.render import Renderer
 from swift.config.serve import ServeSection
 from swift.serve.limits import Gate
-from swift.serve.server import uvicorn_of
+from swift.serve.server import listen, uvicorn_of
 
 HERE = Path(__file__).parent
 
@@ -36,7 +36,7 @@ def renderer() -> Renderer:
 @contextmanager
 def listening(app: Any, **settings: Any) -> Iterator[str]:
     """An application on a free port, served in a thread."""
-    place = socket.create_server(("127.0.0.1", 0))
+    place = listen("127.0.0.1", 0)
     server = uvicorn_of(app, ServeSection(drain_s=5, **settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()
@@ -78,6 +78,26 @@ def test_when_the_client_goes_the_generation_ends(
         assert until(lambda: engine.live == 0 and gate.running == 0)
         assert engine.broken_off == count and engine.told < 200 * count
         assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_small_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio turns Nagle's algorithm off only where a socket says that it is TCP's."""
+
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def met(reader: Any, writer: asyncio.StreamWriter) -> None:
+            one = writer.get_extra_info("socket")
+            found.set_result(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        place = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(met, sock=place):
+            _, writer = await asyncio.open_connection("127.0.0.1", place.getsockname()[1])
+            writer.close()
+            return await found
+
+    assert asyncio.run(accepted()) == 1
 
 
 def test_a_head_that_never_ends_is_not_waited_for(renderer: Renderer) -> None:
