@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from swift.config.data import ConversationsSection, DataSection, TextsSection
 from swift.config.engine import VllmSection
-from swift.config.infer import InferSection
+from swift.config.infer import EngineSection, InferSection
 from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
@@ -224,7 +224,7 @@ class DeployConfig(Section):
 
     command: Literal["deploy"] = "deploy"
     model: UsedModelSection = UsedModelSection()
-    infer: InferSection = InferSection()
+    infer: EngineSection = EngineSection()
     vllm: VllmSection = VllmSection()
     serve: ServeSection = ServeSection()
 
@@ -239,9 +239,6 @@ class DeployConfig(Section):
         if not self.model.path and not self.model.adapters:
             why = "is needed, or --adapters output/run/checkpoint-N"
             raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
-        if self.infer.backend == "http":
-            why = "http asks a server that is there; a service is one: transformers or vllm"
-            raise PydanticCustomError("where", "{why}", {"path": "infer.backend", "why": why})
         if bool(self.serve.ssl_keyfile) != bool(self.serve.ssl_certfile):
             path = "serve.ssl_certfile" if self.serve.ssl_keyfile else "serve.ssl_keyfile"
             why = "is needed too: HTTPS takes a key and a certificate"
