@@ -59,6 +59,10 @@ COMMANDS = {
         "chat in the terminal, or answer a whole data set", "swift.config.runs:InferConfig",
         "swift.recipes.infer:run", "Use",
     ),
+    "deploy": Command(
+        "serve over HTTP as OpenAI and Anthropic do", "swift.config.runs:DeployConfig",
+        "swift.recipes.deploy:run", "Use",
+    ),
     "merge-lora": Command(
         "make one model of base and adapter", "swift.config.runs:MergeConfig",
         "swift.recipes.merge:run", "Use", preset=("--merge_lora", "true"),
@@ -90,7 +94,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("deploy", "app", "eval", "rollout", "sample", "web-ui", "megatron")
+LATER = ("app", "eval", "rollout", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

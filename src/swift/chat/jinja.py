@@ -8,11 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from swift.errors import RenderError
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_ENDS = re.compile(r"\{%-?\s*endgeneration\s*-?%\}")
+_HANDED = frozenset(
+    (
+        *("messages", "tools", "documents", "add_generation_prompt", "raise_exception"),
+        *("bos_token", "eos_token", "pad_token", "unk_token", "additional_special_tokens"),
+        *("strftime_now", "tojson"),
+    )
+)
+"""What templates read that no request may set."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,16 @@ class Template:
         """Whether a role is written in it by name."""
         quoted = re.compile(rf"['\"]{re.escape(role)}['\"]")
         return any(quoted.search(source) for source in self.sources.values())
+
+    @property
+    def switches(self) -> frozenset[str]:
+        """Variables that it reads and nobody hands to it unasked: ``enable_thinking`` ..."""
+        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+        found: set[str] = set()
+        for source in self.sources.values():
+            tree = environment.parse(_ENDS.sub("", _GENERATION.sub("", source)))
+            found |= jinja2.meta.find_undeclared_variables(tree)
+        return frozenset(found - _HANDED - environment.globals.keys())
 
     def render(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -263,9 +263,25 @@ class Renderer:
         dialect = self._writer.dialect(kwargs)
         return dialect.read(self.tokenizer.decode(ids[:end], keep_special=self._keeps(dialect)))
 
-    def parser(self, kwargs: Mapping[str, Any] | None = None) -> Parser:
-        """The same, token by token."""
+    @cached_property
+    def switches(self) -> frozenset[str]:
+        """What its template reads beside messages and tools: ``enable_thinking`` ..."""
+        return self.template.switches if self.template else frozenset()
+
+    def dialect(self, kwargs: Mapping[str, Any] | None = None) -> Dialect:
+        """How the template writes thinking and tool calls."""
+        return self._writer.dialect(kwargs)
+
+    def parser(self, kwargs: Mapping[str, Any] | None = None, *, calls: bool = True) -> Parser:
+        """The same, token by token.
+
+        Args:
+            kwargs: those of the prompt.
+            calls: read tool calls; without, what looks like one is text.
+        """
         dialect = self._writer.dialect(kwargs)
+        if not calls:
+            dialect = replace(dialect, calls=None)
         stream = self.tokenizer.stream(keep_special=self._keeps(dialect))
         return Parser(stream, self.stop_ids, dialect)
 

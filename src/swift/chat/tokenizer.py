@@ -81,6 +81,11 @@ class Tokenizer:
     def _spelled(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, self._quotable)))
 
+    @cached_property
+    def size(self) -> int:
+        """Every id is below it."""
+        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
     def token_id(self, token: str) -> int | None:
         """The id of a token given by its text."""
         found = self._backend.token_to_id(token)

@@ -9,24 +9,17 @@ from pydantic import Field
 from swift.config.section import Section, Strings, Word
 
 
-class InferSection(Section):
+class EngineSection(Section):
     """How answers are generated."""
 
-    backend: Literal["transformers", "vllm", "http"] = "transformers"
-    """The engine: transformers in this process, a vLLM server that is started and ended, or any
-    OpenAI-compatible server (http)."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """The engine: transformers in this process, or a vLLM server that is started and ended."""
 
     engine_python: Word | None = None
     """Python of the environment that the engine is installed in. Default: this one."""
 
     max_model_len: int | None = Field(None, ge=1)
     """Most tokens of prompt and answer together. Default: what the model was made for."""
-
-    base_url: Word | None = None
-    """Where the server is (backend http), such as http://127.0.0.1:8000/v1."""
-
-    api_key: str | None = None
-    """What the server wants to see as a bearer token (backend http)."""
 
     max_new_tokens: int = Field(2048, ge=1)
     """Longest answer in tokens."""
@@ -73,3 +66,17 @@ class InferSection(Section):
 
     batch_size: int = Field(8, ge=1)
     """Rows answered at once when a whole data set is answered."""
+
+
+class InferSection(EngineSection):
+    """How answers are generated, here or by a server that is there."""
+
+    backend: Literal["transformers", "vllm", "http"] = "transformers"  # type: ignore[assignment]
+    """The engine: transformers in this process, a vLLM server that is started and ended, or any
+    OpenAI-compatible server (http)."""
+
+    base_url: Word | None = None
+    """Where the server is (backend http), such as http://127.0.0.1:8000/v1."""
+
+    api_key: str | None = None
+    """What the server wants to see as a bearer token (backend http)."""

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from swift.config.alignment import DpoSection, RlhfSection
 from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
 from swift.config.engine import VllmSection
-from swift.config.infer import InferSection
+from swift.config.infer import EngineSection, InferSection
 from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
@@ -19,6 +19,7 @@ from swift.config.policy import PolicySection
 from swift.config.reward import RewardSection
 from swift.config.rollout import RolloutSection
 from swift.config.section import Section, Strings, Variants, Word
+from swift.config.serve import ServeSection
 from swift.config.train import TrainSection
 from swift.config.tuner import LoraSection, TunerSection
 from swift.config.verify import TriedSection
@@ -266,6 +267,33 @@ class InferConfig(Section):
         elif not remote and (self.infer.base_url or self.infer.api_key):
             path, why = "infer.base_url", "belongs to --infer_backend http"
         if path:
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return self
+
+
+class DeployConfig(Section):
+    """swift deploy: a service that speaks the protocols of OpenAI and Anthropic."""
+
+    command: Literal["deploy"] = "deploy"
+    model: UsedModelSection = UsedModelSection()
+    infer: EngineSection = EngineSection()
+    vllm: VllmSection = VllmSection()
+    serve: ServeSection = ServeSection()
+
+    external_plugins: Strings = []
+    """Python files that register parts of your own."""
+
+    dry_run: bool = False
+    """Check everything and say what would happen, without serving."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DeployConfig:
+        if not self.model.path and not self.model.adapters:
+            why = "is needed, or --adapters output/run/checkpoint-N"
+            raise PydanticCustomError("where", "{why}", {"path": "model.path", "why": why})
+        if bool(self.serve.ssl_keyfile) != bool(self.serve.ssl_certfile):
+            path = "serve.ssl_certfile" if self.serve.ssl_keyfile else "serve.ssl_keyfile"
+            why = "is needed too: HTTPS takes a key and a certificate"
             raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self
 

@@ -16,7 +16,7 @@ import yaml
 from swift.chat.load import load_tokenizer, renderer_for
 from swift.chat.render import Renderer
 from swift.config.engine import VllmSection
-from swift.config.infer import InferSection
+from swift.config.infer import EngineSection
 from swift.config.model import UsedModelSection
 from swift.config.runs import InferConfig
 from swift.errors import ConfigError
@@ -138,7 +138,7 @@ def answers_of(
 
 def load_talker(
     section: UsedModelSection,
-    settings: InferSection,
+    settings: EngineSection,
     device: torch.device,
     log: Log,
     vllm: VllmSection | None = None,
@@ -174,7 +174,7 @@ def _embed(
     base: Path,
     words: Path,
     section: UsedModelSection,
-    settings: InferSection,
+    settings: EngineSection,
     dtype: torch.dtype,
     device: torch.device,
     renderer: Renderer,
@@ -198,7 +198,7 @@ _NAME = "adapter"
 def _serve(
     base: Path,
     section: UsedModelSection,
-    settings: InferSection,
+    settings: EngineSection,
     vllm: VllmSection,
     dtype: torch.dtype,
     log: Log,

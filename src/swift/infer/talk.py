@@ -10,7 +10,7 @@ from typing import Protocol
 
 from swift.chat.message import KINDS, Conversation, Delta, Kind, Media, Message
 from swift.chat.render import Renderer
-from swift.config.infer import InferSection
+from swift.config.infer import EngineSection
 from swift.errors import SwiftError
 from swift.infer.engine import Completion, Engine, Request, Sampling
 
@@ -22,7 +22,7 @@ HELP = """Type a message and press Enter. Several lines: \"\"\" on a line before
 _MEDIA: Mapping[str, Kind] = {f"/{kind}": kind for kind in KINDS}
 
 
-def sampling_of(settings: InferSection) -> Sampling:
+def sampling_of(settings: EngineSection) -> Sampling:
     """How tokens are chosen."""
     return Sampling(
         max_tokens=settings.max_new_tokens,

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 _BESIDE = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt",
     "*.model", "*.jinja", "chat_template.json", "generation_config.json",
-    "*processor_config.json", "*.tiktoken", "*.py",
+    "*processor_config.json", "*.tiktoken", "*.py", "serving.json",
 )  # fmt: skip
 
 

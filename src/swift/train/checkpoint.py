@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
+from swift.chat.manifest import FILE
 from swift.errors import CheckpointError
 from swift.models.save import copy_beside, save_model
 from swift.parallel.mesh import Mesh, whole
@@ -65,6 +66,7 @@ class Keeper:
     compute: torch.dtype
     config: str  # config.yaml
     template: str | None  # the chat template, when it is not the checkpoint's own
+    serving: str  # serving.json: what it must be served with
     order: dict[str, Any]  # what decides the order of samples
     keep: int | None
     only_model: bool
@@ -107,6 +109,7 @@ class Keeper:
             if self.template is not None:
                 (part / "chat_template.jinja").write_text(self.template, encoding="utf-8")
             (part / "config.yaml").write_text(self.config, encoding="utf-8")
+            (part / FILE).write_text(self.serving, encoding="utf-8")
         del weights
         if self.only_model:
             return

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from swift.chat.load import template_of
+from swift.chat.manifest import text_of
 from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data import flow
 from swift.data.batch import Batch
+from swift.data.encode import renderer_of
 from swift.data.ledger import Ledger
 from swift.data.prepare import Prepared, Workshop, prepare
 from swift.data.stream import Order, steps
@@ -112,6 +114,7 @@ def make_keeper(
         compute=session.compute,
         config=dump_config(config),
         template=template_of(config.model.chat_template),
+        serving=text_of(renderer_of(data.spec), config.data.system),
         order=order_record(config, plan.order, data, plan.max_length),
         flow=data.flow,
         keep=config.train.keep,

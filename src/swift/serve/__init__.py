@@ -1,0 +1,1 @@
+"""The service: protocols over HTTP in, answers of an engine out."""

@@ -1,0 +1,198 @@
+"""A real server on a real socket: readers that go, heads that never come, SIGTERM under load."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import serving
+from serving import SayingEngine, serve, user
+
+from swift.chat.render import Renderer
+from swift.config.serve import ServeSection
+from swift.serve.limits import Gate
+from swift.serve.server import listen, uvicorn_of
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return serving.renderer_of()
+
+
+@contextmanager
+def listening(app: Any, **settings: Any) -> Iterator[str]:
+    """An application on a free port, served in a thread."""
+    place = listen("127.0.0.1", 0)
+    server = uvicorn_of(app, ServeSection(drain_s=5, **settings))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{place.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def until(holds: Any, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(holds())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("count", [1, 3])
+def test_when_the_client_goes_the_generation_ends(
+    renderer: Renderer, stream: bool, count: int
+) -> None:
+    engine = SayingEngine(renderer, "word " * 200, pace_s=0.02)
+    gate = Gate(4, 4, 1)
+    app = serve(engine, renderer, gate=gate)
+    body = {"model": "tiny", "messages": user("Hello"), "stream": stream, "n": count}
+    with listening(app) as address:
+        timeout = httpx.Timeout(5, read=0.3)
+        with httpx.Client(timeout=timeout) as client:
+            asked = client.build_request("POST", f"{address}/v1/chat/completions", json=body)
+            if stream:
+                answer = client.send(asked, stream=True)
+                assert next(answer.iter_lines()).startswith("data: ")
+                answer.close()
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    client.send(asked)
+        assert until(lambda: engine.live == 0 and gate.running == 0)
+        assert engine.broken_off == count and engine.told < 200 * count
+        assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_small_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio turns Nagle's algorithm off only where a socket says that it is TCP's."""
+
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def met(reader: Any, writer: asyncio.StreamWriter) -> None:
+            one = writer.get_extra_info("socket")
+            found.set_result(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        place = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(met, sock=place):
+            _, writer = await asyncio.open_connection("127.0.0.1", place.getsockname()[1])
+            writer.close()
+            return await found
+
+    assert asyncio.run(accepted()) == 1
+
+
+def test_a_head_that_never_ends_is_not_waited_for(renderer: Renderer) -> None:
+    app = serve(SayingEngine(renderer, "x"), renderer)
+    with listening(app, header_timeout_s=0.3) as address:
+        port = int(address.rpartition(":")[2])
+        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
+        for one in slow:
+            one.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-A: ")
+        begun = time.monotonic()
+        assert httpx.get(f"{address}/health").status_code == 200  # others are served meanwhile
+        for number, one in enumerate(slow):
+            one.settimeout(5)
+            if number == 0:
+                time.sleep(0.1)
+                one.sendall(b"b")  # a byte now and then gains no time
+            assert one.recv(100) == b""
+            one.close()
+        assert time.monotonic() - begun < 5
+
+
+def test_a_body_that_never_ends_is_not_waited_for(renderer: Renderer) -> None:
+    app = serve(SayingEngine(renderer, "x"), renderer, body_timeout_s=0.3)
+    with listening(app) as address:
+        one = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+        one.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+        one.settimeout(5)
+        assert b"408" in one.recv(100)
+        one.close()
+
+
+def test_the_first_piece_comes_before_the_last_is_made(renderer: Renderer) -> None:
+    engine = SayingEngine(renderer, "word " * 20, pace_s=0.05)
+    body = {"model": "tiny", "messages": user("Hello"), "stream": True}
+    with (
+        listening(serve(engine, renderer)) as address,
+        httpx.stream("POST", f"{address}/v1/chat/completions", json=body) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        next(lines := answer.iter_lines())
+        assert engine.live == 1 and engine.told < 10
+        lines.close()
+
+
+SERVER = """
+import pickle, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from saying import SayingEngine
+from swift.chat.render import Renderer
+from swift.config.serve import ServeSection
+from swift.infer.engine import Sampling
+from swift.infer.talk import Talker
+from swift.observe.log import Log
+from swift.serve.server import Served, serve
+renderer = Renderer(pickle.loads(Path(sys.argv[2]).read_bytes()))
+engine = SayingEngine(renderer, "one two three four five", pace_s=0.02)
+section = ServeSection(port=0, max_running=4, max_queue=100, drain_s=30, verbose=False)
+serve(Served(Talker(renderer, engine, Sampling(32)), "tiny", {}, None), section, Log())
+"""
+
+
+def test_sigterm_under_load_loses_no_admitted_request(renderer: Renderer, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.pickle"
+    spec.write_bytes(pickle.dumps(renderer.spec))
+    command = [sys.executable, "-c", SERVER, str(HERE), str(spec)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("serving tiny at http://127.0.0.1:"), line
+    address = line.split()[3].removesuffix("/v1")
+    said: list[str] = []
+
+    async def one(client: httpx.AsyncClient, stream: bool) -> None:
+        body = {"model": "tiny", "messages": user("Hello"), "stream": stream}
+        done = await client.post(f"{address}/v1/chat/completions", json=body, timeout=60)
+        if stream:
+            found = serving.events(done)
+            assert found[-1] is None
+            deltas = [c["delta"].get("content", "") for e in found[:-1] for c in e["choices"]]
+            said.append("".join(deltas))
+        else:
+            said.append(done.json()["choices"][0]["message"]["content"])
+
+    async def load() -> None:
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None)) as client:
+            tasks = [asyncio.create_task(one(client, i % 2 == 0)) for i in range(24)]
+            await asyncio.sleep(0.6)  # some are answered, some run, most wait
+            assert 0 < len(said) < 24
+            process.send_signal(signal.SIGTERM)
+            await asyncio.gather(*tasks)
+            with pytest.raises(httpx.ConnectError):
+                await client.get(f"{address}/health")
+
+    asyncio.run(load())
+    assert said == ["one two three four five"] * 24
+    assert process.wait(20) == 0
+    assert "every request that was admitted has its answer" in process.stderr.read()
