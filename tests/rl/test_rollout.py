@@ -129,7 +129,7 @@ def test_an_environment_that_raises_costs_its_episode(renderer: Renderer, fails:
     roll = Rollout(engine, renderer, RolloutSection(), lambda: next(worlds))
     episodes = roll([question(), question()], [1, 2])
     assert [e.finish for e in episodes] == ["stop", "failed"]
-    assert roll.faults == {"environment": 1}
+    assert roll.faults == {"environment": 1} and episodes[1].prompt == episodes[0].prompt
 
 
 def test_a_full_context_ends_an_episode(renderer: Renderer) -> None:

@@ -211,7 +211,7 @@ class Rounds:
         for start in range(0, len(answers), size):
             values = [x for i in range(start, start + size) for x in entropies[i]]
             part = 1 - self.section.top_entropy_quantile
-            least = float(torch.tensor(values, dtype=torch.float64).quantile(part))
+            least = float(torch.tensor(values or [0.0], dtype=torch.float64).quantile(part))
             for i in range(start, start + size):
                 answers[i].keep = [float(x >= least) for x in entropies[i]]
 

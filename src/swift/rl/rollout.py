@@ -89,15 +89,16 @@ class Rollout:
         return episodes
 
     def _begin(self, question: Question, world: Environment | None) -> Episode:
-        asked = question.asked
+        asked, finish = question.asked, ""
         try:
             if world is not None:
                 asked = world.reset(asked, question.columns)
         except Exception:
             self.faults["environment"] += 1
-            return Episode(question, asked, [], finish="failed")
+            finish = "failed"
         prompt = self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
-        return self._fitting(Episode(question, asked, prompt))
+        episode = Episode(question, asked, prompt, finish=finish)
+        return episode if finish else self._fitting(episode)
 
     def _fitting(self, episode: Episode) -> Episode:
         """End an episode that fills the engine's context."""
