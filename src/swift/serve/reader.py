@@ -14,6 +14,8 @@ from swift.serve.ask import Chosen, Finish, Step
 from swift.serve.refused import Refused
 from swift.serve.stops import Stops
 
+_LEAST = -9999.0  # JSON has no infinity; OpenAI writes this for it
+
 
 class PlainParser:
     """Reads tokens as text alone, for prompts that no template is put around."""
@@ -132,8 +134,8 @@ class Reader:
             Chosen(
                 piece.tokens[i],
                 self._text(piece.tokens[i]),
-                piece.logprobs[i],
-                tuple((id, self._text(id), logprob) for id, logprob in best),
+                max(piece.logprobs[i], _LEAST),
+                tuple((id, self._text(id), max(logprob, _LEAST)) for id, logprob in best),
             )
         )
 
