@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -182,12 +183,39 @@ def test_a_process_is_waited_for_and_ended_with_its_children(tmp_path: Path) -> 
     assert server.alive and os.kill(child, 0) is None
     server.close()
     assert not server.alive
-    for _ in range(100):
-        state = Path(f"/proc/{child}/stat")
+    gone(child)
+
+
+def gone(process: int) -> None:
+    for _ in range(200):
+        state = Path(f"/proc/{process}/stat")
         if not state.exists() or state.read_text().split()[2] == "Z":
             return
         time.sleep(0.05)
-    raise AssertionError("its child lives on")
+    raise AssertionError("it lives on")
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from swift.infer.backends.server import Server
+server = Server(sys.argv[2:], f"http://127.0.0.1:{sys.argv[1]}", Path("log"))
+server.wait(60, print)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_ends_with_us_however_we_end(tmp_path: Path) -> None:
+    port = str(free_port())
+    words = [sys.executable, "-c", PARENT, port, sys.executable, "-c", CHILD, port]
+    us = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert us.stdout is not None and us.stdout.readline() == "ready\n"
+    child = int((tmp_path / "log").read_text().split("child ")[1].split()[0])
+    us.kill()
+    us.wait()
+    us.stdout.close()
+    gone(child)
 
 
 def test_a_process_that_ends_or_takes_too_long_is_named_with_its_log(tmp_path: Path) -> None:

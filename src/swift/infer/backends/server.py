@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +19,18 @@ import httpx2 as httpx
 from swift.errors import ConfigError, ServerError
 
 _LAST = 15  # lines of its log that an error shows
+_WATCH = """
+import os, signal, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child's to obey
+def watch():
+    while os.read(0, 4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+threading.Thread(target=watch, daemon=True).start()
+os._exit(child.wait() & 0xFF)
+"""
+"""Runs beside the server. Its input ends when we do, whatever ended us; then it ends the server."""
 
 
 class Server:
@@ -44,19 +58,20 @@ class Server:
             ConfigError: the program does not exist.
         """
         self.url, self.log, self._health = url, log, health
+        if shutil.which(words[0]) is None:
+            raise ConfigError(
+                f"--engine_python: {words[0]} cannot be run: there is no such program"
+            )
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            try:
-                self._process = subprocess.Popen(
-                    list(words),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **(environment or {})},
-                    start_new_session=True,  # so that it can be ended with all its children
-                )
-            except OSError as error:
-                raise ConfigError(f"--engine_python: {words[0]} cannot be run: {error}") from None
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _WATCH, *words],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,  # so that it can be ended with all its children
+            )
         atexit.register(self.close)
 
     def wait(self, limit_s: float, say: Callable[[str], None]) -> None:
@@ -119,6 +134,8 @@ class Server:
                 break
         with suppress(ProcessLookupError):  # what outlived its parent
             os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
 
 def free_port() -> int:
