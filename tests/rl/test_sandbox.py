@@ -94,7 +94,11 @@ def test_no_socket_though_somebody_listens() -> None:
     assert refused(run("import socket\nsocket.socketpair()"))
 
 
-@pytest.mark.parametrize("who", ["os.getppid()", "1", "0", "-1", str(os.getpid())])
+@pytest.mark.parametrize(
+    "who",
+    ["os.getppid()", "1", "0", "-1", str(os.getpid())],
+    ids=["parent", "first", "group", "all", "ours"],
+)
 def test_no_signal_to_anybody(who: str) -> None:
     assert refused(run(f"import os, signal\nos.kill({who}, signal.SIGKILL)"))
 
