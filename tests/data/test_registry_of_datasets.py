@@ -195,6 +195,7 @@ def test_of_several_subsets_the_first_is_read(
 def test_a_name_needs_nothing_on_this_machine() -> None:
     check_inputs([], [], {"--dataset": ["alpaca-en#500", "gsm8k:main/test", "ms::iic/ms_bench"]})
     assert entry_of("openai/gsm8k") is entry_of("gsm8k") is entry_of("modelscope/gsm8k")
+    assert entry_of("coco_vqa") is entry_of("coco-vqa") is not None
     assert entry_of("nobody/nothing") is None
 
 

@@ -70,6 +70,16 @@ def _frozen(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
+def _by_name() -> dict[str, Entry]:
+    return {_plain(name): entry for name, entry in catalog().items()}
+
+
+def _plain(name: str) -> str:
+    """``coco_vqa`` is ``coco-vqa``."""
+    return name.replace("_", "-")
+
+
+@cache
 def _by_id() -> dict[str, Entry]:
     return {name: entry for entry in catalog().values() for name in entry.ids.values()}
 
@@ -77,7 +87,7 @@ def _by_id() -> dict[str, Entry]:
 def entry_of(name: str) -> Entry | None:
     """The entry with that name or that id on a hub, perhaps behind ``hf::`` or ``ms::``."""
     name = name.rpartition("::")[2]
-    return catalog().get(name) or _by_id().get(name)
+    return _by_name().get(_plain(name)) or _by_id().get(name)
 
 
 def close_to(name: str) -> list[str]:
