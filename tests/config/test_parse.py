@@ -409,7 +409,7 @@ FILES = [
     ("ENV: {A: 1}", "1: ENV is not read; set variables before the command"),
     ("command: pt", "1: this is a configuration of swift pt"),
     ("beta: 0.1", "1: beta: swift sft has no such setting"),
-    ("delta: 0.1", "1: delta: known from ms-swift, not supported yet "
+    ("lmbda: 0.1", "1: lmbda: known from ms-swift, not supported yet "
      "(preference and policy training)"),
     ("5: 3", "1: 5: swift sft has no such setting"),
 ]  # fmt: skip

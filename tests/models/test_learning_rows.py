@@ -11,10 +11,11 @@ import torch
 
 from contracts.learning import Learning, learns
 from contracts.processors import save_tiny
+from swift.chat.load import load_tokenizer
 from swift.errors import ConfigError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Request, Sampling
-from swift.models.attention import Layout, check_one_way
+from swift.models.attention import Layout, check_one_way, set_attention
 from swift.models.seeing import see
 
 LAYOUTS = {
@@ -67,14 +68,14 @@ def test_a_text_that_is_read_in_both_directions_is_refused(paligemma: Learning) 
 def test_answers_to_images_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
     save_tiny(model_type, tmp_path)
     one = Learning(tmp_path)
-    engine = TransformersEngine(one.model, one.renderer.tokenizer, "sdpa", lambda: one.marks)
+    engine = TransformersEngine(one.model, load_tokenizer(tmp_path), "sdpa", lambda: one.marks)
     sampling = Sampling(max_tokens=6)
     chosen, requests = (0, 2), []
     for i in chosen:
         tokens = one.calls[i]["input_ids"][0].tolist()
         requests.append(Request(tokens, sampling, one.samples[i].media))
-    engine._tokenizer = type("Tokens", (), {"pad_token_id": 2, "eos_token_id": 2})()
     found = engine.generate(requests)
+    set_attention(one.model, one.native)
     for i, completion in zip(chosen, found, strict=True):
         call = dict(one.calls[i])
         if model_type == "paligemma":  # all of it is a prompt

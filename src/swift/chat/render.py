@@ -304,8 +304,11 @@ class Renderer:
                 messages = [message.without_tags() for message in messages]
         written = [m.for_template(text_arguments=as_text, in_parts=parts) for m in messages]
         roles = [self._writer.role(message.role) for message in messages]
-        quoted = [self.tokenizer.quote(turn) for turn in written]
-        turns = [{**turn, "role": role} for turn, role in zip(quoted, roles, strict=True)]
+        quote = self.tokenizer.quote
+        turns = [
+            {key: role if key == "role" else quote(value) for key, value in turn.items()}
+            for turn, role in zip(written, roles, strict=True)
+        ]
         media = media_of(messages)
         if any(message.has_objects for message in messages):
             turns = self._with_objects(turns, messages, media)

@@ -78,7 +78,7 @@ class Words:
     ) -> None:
         self._backend, self._word, self._control = backend, word, control
         self._known: dict[str, list[int]] = {}
-        self._short: dict[str, list[str]] = {}  # words of what a template writes again and again
+        self._short: dict[str, tuple[list[str], list[int]]] = {}  # what templates write again
 
     def split(self, text: str) -> Split | None:
         """A text as words; None: it holds more than ASCII, or too many words that are new."""
@@ -90,29 +90,32 @@ class Words:
         for number, piece in enumerate(self._control.split(text)):
             if not piece:
                 continue
-            words = self._short.get(piece) or self._cut(piece, control=bool(number % 2))
-            if words is None:
+            known = self._short.get(piece) or self._cut(piece, control=bool(number % 2))
+            if known is None:
                 return None
-            try:
-                ids += chain.from_iterable(map(self._known.get, words))  # type: ignore[arg-type]
-            except TypeError:  # a word that is not known yet
-                if len(self._known) >= _MOST:
-                    return None  # whole texts are quicker than word by word
-                del ids[firsts[-1] :]
-                ids += chain.from_iterable(map(self._ids, words))
+            words, found = known
+            ids += found
             parts.append(words)
             lefts.append(lefts[-1] + len(piece))
             firsts.append(len(ids))
         return Split(ids, parts, lefts, firsts, self._ids)
 
-    def _cut(self, piece: str, *, control: bool) -> list[str] | None:
-        """The words between two control tokens, or the one of such a token; None: not all are."""
+    def _cut(self, piece: str, *, control: bool) -> tuple[list[str], list[int]] | None:
+        """The words between two control tokens, or the one of such a token, and their ids; None:
+        they are not the whole of it, or too many are new.
+        """
         words = [piece] if control else self._word.findall(piece)
         if len("".join(words)) != len(piece):
             return None
+        try:
+            ids = list(chain.from_iterable(map(self._known.get, words)))  # type: ignore[arg-type]
+        except TypeError:  # a word that is not known yet
+            if len(self._known) >= _MOST:
+                return None  # whole texts are quicker than word by word
+            ids = list(chain.from_iterable(map(self._ids, words)))
         if len(piece) <= _SHORT and len(self._short) < _MOST:
-            self._short[piece] = words
-        return words
+            self._short[piece] = words, ids
+        return words, ids
 
     def _ids(self, word: str) -> list[int]:
         found = self._known.get(word)

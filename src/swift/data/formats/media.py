@@ -100,6 +100,8 @@ def place_media(messages: Sequence[Message], row: Row) -> list[Message]:
         DataError: there are more or fewer media than marks.
     """
     placed = list(messages)
+    if row.keys().isdisjoint(COLUMNS) and all(isinstance(m.content, str) for m in placed):
+        return placed
     unmarked: list[Part] = []
     for kind in KINDS:
         media = media_of(row, kind)

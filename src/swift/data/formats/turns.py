@@ -20,6 +20,7 @@ _ROLES = {
 }  # fmt: skip
 _CALLS = ("tool_call", "function_call", "function-call")
 _HEAVIEST = 1e6  # a weight above it is a mistake, or no number at all
+_PLAIN = {"role", "content"}  # what most turns have
 _THINKING = ("reasoning_content", "thinking", "reasoning")
 _ASKS, _SAYS = ("human", "user"), ("assistant", "gpt", "bot")  # keys of a round in one object
 _KEYS = "role and content"
@@ -99,6 +100,8 @@ def role_of(role: Any, where: str) -> str:
 
 
 def _message(role: str, turn: Mapping[str, Any], where: str) -> Message:
+    if turn.keys() == _PLAIN and isinstance(turn["content"], str) and role != "tool":
+        return Message(role, turn["content"])  # most are: nothing else to look for
     calls = turn.get("tool_calls") or ()
     if not isinstance(calls, list | tuple):
         raise DataError(f"{where}.tool_calls should be a list")
