@@ -114,7 +114,7 @@ def test_help_of_an_unknown_section() -> None:
     assert done.returncode == 2
     assert done.stderr.strip() == (
         "swift sft: there is no section tunr; "
-        "it has model, tuner, data, optimizer, schedule, train, parallel, run"
+        "it has model, tuner, data, optimizer, schedule, train, parallel, run, task"
     )
 
 

@@ -31,7 +31,8 @@ class Command:
 
 COMMANDS = {
     "sft": Command(
-        "fine-tune on conversations", "swift.config.runs:SftConfig", "swift.recipes.sft:run",
+        "fine-tune on conversations, or for classes, embeddings, rankings",
+        "swift.config.runs:SftConfig", "swift.recipes.sft:run",
         "Train", distributed=True,
     ),
     "pt": Command(

@@ -145,6 +145,23 @@ COMMAND_LINES = {
         lm_head --use_rslora true --lora_dtype float32 --init_weights true""",
         {"tuner.save_modules": ["embed_tokens", "lm_head"], "tuner.rslora": True},
     ),
+    "classes": (
+        r"""swift sft --model m --dataset a --task_type seq_cls --num_labels 20
+        --problem_type multi_label_classification --use_chat_template false""",
+        {
+            "task.kind": "seq_cls",
+            "task.num_labels": 20,
+            "task.problem_type": "multi_label_classification",
+        },
+    ),
+    "embedding": (
+        "swift sft --model m --dataset a --task_type embedding --loss_type infonce",
+        {"task.kind": "embedding", "task.loss_type": "infonce", "task.temperature": 0.1},
+    ),
+    "reranker": (
+        "swift sft --model m --dataset a --task_type reranker --loss_type pointwise_reranker",
+        {"task.kind": "reranker", "task.loss_type": "pointwise_reranker"},
+    ),
     "pre-training": (
         r"""swift pt --model Qwen/Qwen2.5-7B --tuner_type full --dataset swift/chinese-c4
         --torch_dtype bfloat16 --num_train_epochs 1 --per_device_train_batch_size 1

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift import registry
-from swift.config.section import Numbers, Section, Strings, Word
+from swift.config.learned import LearnedSection
+from swift.config.section import Numbers, Strings, Word
 from swift.registry import variant
 
 DIVERGENT = ("sigmoid", "hinge", "ipo", "exo_pair", "robust", "discopop")
@@ -24,16 +25,10 @@ for _name in (
     registry.register("pair loss", _name, f"swift.losses.preference:{_name}")
 
 
-class RlhfSection(Section):
-    """What is learned, and by which loss."""
-
-    kind: str
+class RlhfSection(LearnedSection):
+    """What is learned of answers, and by which loss."""
 
     task: ClassVar[str] = "preference"
-    """What a row is (see data.formats.form.TASKS)."""
-
-    scores: ClassVar[int | None] = None
-    """How many scores the model gives for a text. None: it writes text."""
 
 
 class ReferredSection(RlhfSection):
@@ -48,12 +43,6 @@ class ReferredSection(RlhfSection):
 
     ref_adapters: Strings = []
     """An adapter of the reference. Default: the one that is trained on (model.adapters)."""
-
-
-def scores_of(config: object) -> int | None:
-    """How many scores the model of a command gives for a text. None: it writes text."""
-    section = getattr(config, "rlhf", None)
-    return section.scores if isinstance(section, RlhfSection) else None
 
 
 @variant(RlhfSection, "dpo", code="swift.train.preference:dpo")
@@ -200,8 +189,12 @@ class RmSection(RlhfSection):
     """A reward model (Bradley-Terry): a score for an answer, higher for the chosen one."""
 
     kind: Literal["rm"] = "rm"
-    scores: ClassVar[int | None] = 1
 
     center_rewards_coefficient: float | None = Field(None, ge=0)
     """Weight of the square of a pair's summed scores, which holds scores around 0
     (arXiv:2312.09244, section 2); 0.01 is usual."""
+
+    @property
+    def scores(self) -> int | None:
+        """A score."""
+        return 1

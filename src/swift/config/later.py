@@ -75,7 +75,7 @@ _TOPICS = {
         vllm_use_async_engine
     """,
     "classification, embedding and reranking": """
-        mrl_dims num_labels problem_type reranker_use_activation
+        reranker_use_activation
     """,
     "trackers": """
         swanlab_email_language swanlab_exp_name swanlab_mode swanlab_notification_method
@@ -124,6 +124,7 @@ LATER_VALUES: dict[str, frozenset[str]] = {
         adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
         """,
         "infer.backend": "sglang lmdeploy",
+        "task.kind": "generative_reranker",
         "optimizer.kind": """
         adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
         """,

@@ -20,6 +20,7 @@ from swift.config.reward import RewardSection
 from swift.config.rollout import RolloutSection
 from swift.config.section import Section, Strings, Variants, Word
 from swift.config.serve import ServeSection
+from swift.config.task import TaskSection, WritingSection
 from swift.config.train import TrainSection
 from swift.config.tuner import LoraSection, TunerSection
 from swift.config.verify import TriedSection
@@ -28,6 +29,7 @@ Tuner = Annotated[TunerSection, Variants(TunerSection, "lora")]
 Optimizer = Annotated[OptimizerSection, Variants(OptimizerSection, "adamw")]
 Rlhf = Annotated[RlhfSection, Variants(RlhfSection, "dpo")]
 Schedule = Annotated[ScheduleSection, Variants(ScheduleSection, "cosine")]
+Task = Annotated[TaskSection, Variants(TaskSection, "causal_lm")]
 
 
 def _none(value: Any) -> Any:
@@ -86,9 +88,10 @@ class TrainingConfig(Section):
 
 
 class SftConfig(TrainingConfig):
-    """swift sft: fine-tune on conversations; the assistant's turns are learned."""
+    """swift sft: fine-tune on conversations, or on the rows of another task."""
 
     command: Literal["sft"] = "sft"
+    task: Task = WritingSection()
 
 
 class PtConfig(TrainingConfig):
@@ -161,6 +164,7 @@ class InspectConfig(InspectingConfig):
     """swift inspect: what swift sft would learn, token by token."""
 
     command: Literal["sft"] = "sft"
+    task: Task = WritingSection()
 
 
 class InspectTextsConfig(InspectingConfig):

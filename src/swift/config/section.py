@@ -81,7 +81,8 @@ class Variants:
         return section.model_validate({**value, "kind": kind})
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """A single value is a list of one."""
     return [value] if isinstance(value, str | int | float) else value
 
 
@@ -107,10 +108,10 @@ def _as_shares(value: Any) -> Any:
 Word = Annotated[str, Field(min_length=1)]
 """A text that says something: an unset variable of a shell script leaves an empty one."""
 
-Strings = Annotated[list[Word], BeforeValidator(_as_list)]
+Strings = Annotated[list[Word], BeforeValidator(as_list)]
 """A list of strings; a single string is a list of one."""
 
-Numbers = Annotated[list[float], BeforeValidator(_as_list)]
+Numbers = Annotated[list[float], BeforeValidator(as_list)]
 """A list of numbers; a single number is a list of one."""
 
 Names = Annotated[dict[str, str], BeforeValidator(_as_mapping)]

@@ -19,7 +19,7 @@ _NOTHING = torch.zeros(0, dtype=torch.int64)
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch. Axes: T positions, N learned tokens, S segments (see :class:`Pack`), Q
-    sequences, B rows, L longest.
+    sequences, Y labels, B rows, L longest.
 
     ``packed``: tensors are (1, T), segments end to end. Otherwise (B, L), padded on the right, for
     architectures that cannot keep packed samples apart.
@@ -40,7 +40,9 @@ class Batch:
     parents: tuple[int, ...] = ()  # the segment that each goes on from; empty: there is none
     sequence_N: torch.Tensor = _NOTHING  # int64: the sequence of each learned token
     ends_Q: torch.Tensor = _NOTHING  # int64: the last position of every sequence
-    labels: torch.Tensor = _NOTHING  # float32: those of all samples
+    labels: torch.Tensor = _NOTHING  # float32 (Y): those of all samples
+    sample_Q: torch.Tensor = _NOTHING  # int64: the sample of every sequence
+    sample_Y: torch.Tensor = _NOTHING  # int64: the sample of every label
     reference_N: torch.Tensor | None = None  # float32: log-probabilities under another model
     beside: Batch | None = None  # what is read with it, and not learned
 
@@ -122,6 +124,8 @@ def batch(
         sequence_N=torch.from_numpy(pack.sequence_N),
         ends_Q=torch.from_numpy(ends),
         labels=torch.from_numpy(pack.labels),
+        sample_Q=torch.from_numpy(pack.sample_Q),
+        sample_Y=torch.from_numpy(pack.sample_Y),
         reference_N=None if reference is None else torch.from_numpy(reference),
         beside=beside,
     )

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from swift.chat.message import Conversation
+from dataclasses import replace
+
+from swift.chat.message import Conversation, Rendered
 from swift.chat.render import Renderer
-from swift.data.formats.meaning import Meaning, Preference, Unpaired, kind_of
+from swift.data.formats.meaning import (
+    Classification,
+    Embedding,
+    Meaning,
+    Preference,
+    Ranking,
+    Unpaired,
+    kind_of,
+)
 from swift.data.tokens import Compact, compact, joined
 from swift.errors import RenderError
 
@@ -12,7 +22,9 @@ from swift.errors import RenderError
 def labelled(meaning: Meaning, renderer: Renderer, learn: str) -> Compact:
     """The sample of a row: of a pair the chosen answer's sequence, then the rejected one's.
 
-    Labels are the margin of a pair, where it has one, or 1 for a good answer and 0 for a bad one.
+    Labels are the margin of a pair, where it has one; 1 for a good answer and 0 for a bad one; the
+    classes or numbers of a text; of an anchor with texts 1 (or the score) for each positive and 0
+    for each negative, whose sequences follow the anchor's; the relevance of every document.
 
     Raises:
         RenderError: a conversation cannot be rendered, or there is no such task.
@@ -28,8 +40,45 @@ def labelled(meaning: Meaning, renderer: Renderer, learn: str) -> Compact:
             return joined(pair, [] if margin is None else [margin])
         case Unpaired(conversation, good):
             return joined([_sequence(conversation, renderer, learn, "it")], [float(good)])
+        case Classification(conversation, label):
+            labels = label if isinstance(label, tuple) else (label,)
+            return joined([_read(conversation, renderer, "it")], [float(one) for one in labels])
+        case Embedding(anchor, positives, negatives, score):
+            texts = [("anchor", anchor)]
+            texts += [(f"positive {i}", text) for i, text in enumerate(positives, 1)]
+            texts += [(f"negative {i}", text) for i, text in enumerate(negatives, 1)]
+            near = 1.0 if score is None else score
+            labels = (*[near] * len(positives), *[0.0] * len(negatives))
+            return joined([_read(text, renderer, name) for name, text in texts], labels)
+        case Ranking(query, documents, labels):
+            pairs = [_answered(query, document) for document in documents]
+            read = [_read(pair, renderer, f"document {i}") for i, pair in enumerate(pairs, 1)]
+            return joined(read, labels)
         case _:
             raise RenderError(f"a row of kind {kind_of(meaning)} cannot be learned from here")
+
+
+def _answered(query: Conversation, document: Conversation) -> Conversation:
+    """A document as the answer to its query."""
+    turns = (replace(message, role="assistant") for message in document.messages)
+    return replace(query, messages=(*query.messages, *turns))
+
+
+def _read(conversation: Conversation, renderer: Renderer, name: str) -> Compact:
+    """A conversation as tokens that are all read for what the model says of it as a whole: behind
+    a user's turn stands the beginning of an answer, as before one is written.
+    """
+    if conversation.media:
+        raise RenderError(f"{name}: images, videos and sounds are not read for this task yet")
+    try:
+        if conversation.messages and conversation.messages[-1].role == "assistant":
+            (found,) = renderer.render(conversation, "all")
+            return compact(found)
+        given = conversation.messages, conversation.tools, conversation.template_kwargs
+        tokens = renderer.prompt(*given)
+    except RenderError as error:
+        raise RenderError(f"{name}: {error}") from None
+    return compact(Rendered(tokens, [1.0] * len(tokens)))
 
 
 def _sequence(conversation: Conversation, renderer: Renderer, learn: str, name: str) -> Compact:

@@ -1,6 +1,6 @@
 """Samples laid end to end: borders, positions, and the shift by one, which happens here, once.
 
-Axes: T positions of a pack, S segments in it, N learned tokens, Q sequences.
+Axes: T positions of a pack, S segments in it, N learned tokens, Q sequences, Y labels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Pack:
     sequence_N: Array  # int64: ... and the sequence it is in
     ends_Q: Array  # int64: the last position of every sequence
     reference_N: Array | None  # float32: log-probabilities under another model, if known
-    labels: Array  # float32: those of all samples
+    labels: Array  # float32 (Y): those of all samples
+    sample_Q: Array  # int64: the sample of every sequence
+    sample_Y: Array  # int64: the sample of every label
     count: int  # positions of samples, without filling
     places: tuple[str, ...]  # the row of every sample
     media: tuple[tuple[Media, ...], ...] = ()  # those of every sample
@@ -106,6 +108,8 @@ def pack(
         np.array(laid.ends, np.int64),
         _joined(reference, np.float32) if reference else None,
         np.array([label for sample in samples for label in sample.labels], np.float32),
+        _owners([len(sample.sequences) for sample in samples]),
+        _owners([len(sample.labels) for sample in samples]),
         count,
         tuple(sample.place for sample in samples),
         tuple(sample.media for sample in samples),
@@ -162,6 +166,11 @@ def _alike(sequences: list[Array], most: int) -> int:
     first = sequences[0][:most]
     same = np.logical_and.reduce([first == other[:most] for other in sequences[1:]])
     return most if same.all() else int(np.argmin(same))
+
+
+def _owners(counts: list[int]) -> Array:
+    """The number of the sample that each of its things is of."""
+    return np.repeat(np.arange(len(counts)), counts).astype(np.int64)
 
 
 def _joined(arrays: list[Array], kind: Any) -> Array:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from swift.observe.sinks.jsonl import read
 
-_TELLING = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "kl", "token_accuracy")
+_TELLING = (
+    "rewards/margins",
+    "rewards/accuracies",
+    "rewards/chosen",
+    "kl",
+    "token_accuracy",
+    "accuracy",
+    "top1",
+)
 """Metrics beside the loss, the most telling first."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from swift.chat.load import renderer_for
 from swift.chat.render import Renderer
-from swift.config.runs import InspectingConfig, InspectTextsConfig
+from swift.config.runs import InspectConfig, InspectingConfig
 from swift.data.prepare import Prepared
 from swift.data.stream import Order
 from swift.data.survey import choose, fill_of, show, show_packs, survey
@@ -32,8 +32,8 @@ def run(config: InspectingConfig, world: World) -> None:
     with open_mesh(world, config.parallel) as mesh:
         session = open_session(config, mesh, log)
         renderer = renderer_for(session.base, config.model)
-        texts = isinstance(config, InspectTextsConfig)
-        data = setup.prepare_data(session, renderer, "text" if texts else "chat")
+        kind = config.task.task if isinstance(config, InspectConfig) else "text"
+        data = setup.prepare_data(session, renderer, kind)
         length = max_length_of(config, session.base)
         order = order_of(config, data.train, length, world.size)
         capacity = capacity_of(config, length)

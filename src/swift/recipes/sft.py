@@ -1,17 +1,19 @@
-"""``swift sft``: fine-tune on conversations."""
+"""``swift sft``: fine-tune on conversations, or on the rows of another task."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from swift.chat.load import renderer_for
-from swift.config.runs import TrainingConfig
+from swift.config.runs import SftConfig, TrainingConfig
+from swift.config.task import WritingSection
 from swift.observe.log import Log, quiet_libraries
 from swift.observe.metrics import check_report
 from swift.parallel.mesh import open_mesh
 from swift.parallel.world import World
 from swift.recipes.check import show
 from swift.train import setup
+from swift.train.alignment import objective
 from swift.train.folder import open_run
 from swift.train.learner import build_learner
 from swift.train.loop import fit
@@ -21,14 +23,14 @@ from swift.train.stop import StopRequest
 
 
 def run(
-    config: TrainingConfig, world: World, kind: Literal["chat", "text"] = "chat"
+    config: TrainingConfig, world: World, kind: Literal["text"] | None = None
 ) -> Outcome | None:
     """Train, and say where the result is.
 
     Args:
         config: everything a user may say.
         world: which process this is.
-        kind: rows are conversations, or plain text (``swift pt``).
+        kind: rows are plain text (``swift pt``). Default: as the task says.
 
     Returns:
         What the run leaves behind; None after a dry run.
@@ -36,10 +38,11 @@ def run(
     quiet_libraries()
     check_report(config.report)
     log = Log(world.is_main)
+    task = config.task if isinstance(config, SftConfig) else WritingSection()
     with open_mesh(world, config.parallel) as mesh, StopRequest() as stopping:
         session = open_session(config, mesh, log)
         renderer = renderer_for(session.base, config.model)
-        data = setup.prepare_data(session, renderer, kind)
+        data = setup.prepare_data(session, renderer, kind or task.task)
         plan = make_plan(session, data)
         if config.dry_run:
             show(session, plan, data, renderer)
@@ -47,7 +50,7 @@ def run(
         with setup.explaining_memory(plan):
             folder, checkpoint = mesh.share(open_run(config) if world.is_main else None)
             setup.announce(session, plan, data, folder)
-            learner = build_learner(session, plan, data, checkpoint)
+            learner = build_learner(session, plan, data, checkpoint, objective(task))
             keeper = setup.make_keeper(session, folder, learner, plan, data)
             state = setup.start(session, folder, checkpoint, keeper, data)
             with setup.recording(session, folder, state, plan) as outlets:

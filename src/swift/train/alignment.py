@@ -1,11 +1,11 @@
-"""The objective of ``swift rlhf``: what its section says, with the reference that it asks."""
+"""The objective of a run: what its section says, with the reference that it asks."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from swift import registry
-from swift.config.alignment import RlhfSection
+from swift.config.learned import LearnedSection
 from swift.models.attention import Layout
 from swift.train.learner import Build
 from swift.train.reference import reference_of
@@ -13,7 +13,7 @@ from swift.train.session import Session
 from swift.tune.tuned import Tuned
 
 
-def objective(section: RlhfSection) -> Build:
+def objective(section: LearnedSection) -> Build:
     """What makes the objective that a section is registered with."""
 
     def build(session: Session, tuned: Tuned, layout: Layout) -> nn.Module:

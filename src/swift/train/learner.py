@@ -13,32 +13,25 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift import registry
-from swift.config.alignment import scores_of
+from swift.config.learned import scores_of
 from swift.data.encode import renderer_of
 from swift.data.prepare import Prepared
 from swift.data.stream import Collate
 from swift.errors import ResourceError
 from swift.models.anatomy import decoder_layers
 from swift.models.attention import Layout, attention_of, check_one_way, choose_layout, shares
-from swift.models.heads import find_head
 from swift.models.kernels import fast_linear, row_multiple
 from swift.models.load import load_model
 from swift.models.parts import parts
 from swift.models.recompute import recompute
 from swift.models.seeing import see
 from swift.parallel.mesh import Spread
-from swift.train.objective import Objective
 from swift.train.session import Plan, Session
 from swift.tune.lora import load_adapter
 from swift.tune.tuned import Tuned
 
 Build = Callable[[Session, Tuned, Layout], nn.Module]
 """Makes the objective of a run: model and loss as one module (see train.objective)."""
-
-
-def fine_tuning(session: Session, tuned: Tuned, layout: Layout) -> Objective:
-    """The objective of ``swift sft`` and ``swift pt``."""
-    return Objective(tuned.model, find_head(tuned.model))
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def build_learner(
     plan: Plan,
     data: Prepared,
     checkpoint: Path | None,
-    build: Build = fine_tuning,
+    build: Build,
 ) -> Learner:
     """Load the model (or the weights of a checkpoint), mark what learns, spread it."""
     config, mesh = session.config, session.mesh

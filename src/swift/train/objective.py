@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from swift.config.task import WritingSection
 from swift.data.batch import Batch
 from swift.data.stream import PLAIN
 from swift.losses.cross_entropy import cross_entropy
 from swift.losses.logps import Logps, token_logps
 from swift.models.anatomy import vocabulary
 from swift.models.attention import run_body
-from swift.models.heads import Head
+from swift.models.heads import Head, find_head
 from swift.models.parts import parts
 
 
@@ -46,6 +47,11 @@ class Objective(nn.Module):
             self._vocabulary,
         )
         return loss.out(batch.weight, also=self._zero())
+
+
+def writing(section: WritingSection, model: PreTrainedModel, reference: object) -> Objective:
+    """Learn to write; no reference is asked."""
+    return Objective(model, find_head(model))
 
 
 def read_logps(model: PreTrainedModel, head: Head, batch: Batch) -> Logps:

@@ -41,7 +41,7 @@ class Past:
         """What its rows were (see EncodeSettings)."""
         if isinstance(self.config, RlhfConfig):
             return self.config.rlhf.task
-        return "text" if isinstance(self.config, PtConfig) else "chat"
+        return self.config.task.task if isinstance(self.config, SftConfig) else "text"
 
     def learned(self, step: int) -> tuple[str, float] | None:
         """What a step (counted from 1) counted, and how much of it it learned; None: that is only

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from swift import registry
-from swift.config.alignment import scores_of
+from swift.config.learned import scores_of
 from swift.config.runs import TrainingConfig
 from swift.config.tuner import LoraSection
 from swift.data.batch import Batch

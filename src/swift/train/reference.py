@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from swift.config.alignment import ReferredSection, RlhfSection
+from swift.config.alignment import ReferredSection
+from swift.config.learned import LearnedSection
 from swift.data.batch import Batch
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
@@ -64,7 +65,7 @@ NO_REFERENCE = Reference(None)
 
 def reference_of(
     session: Session,
-    section: RlhfSection,
+    section: LearnedSection,
     tuned: Tuned,
     layout: Layout,
     read: Read = plain_logps,

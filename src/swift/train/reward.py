@@ -29,8 +29,7 @@ class RewardObjective(nn.Module):
         super().__init__()
         self.model = model
         self._section, self._zero = section, media_zero(model)
-        padding = text_config(model).pad_token_id
-        self.collate = Collate(counted=True, share=True, whole=True, padding=padding)
+        self.collate = scored(model, share=True)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``total``: the summed loss; the other entries: metrics."""
@@ -41,10 +40,26 @@ class RewardObjective(nn.Module):
 
 
 def read_scores(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """The score of every sequence, float32 (Q,)."""
+    """The score of every sequence, float32 (Q,), of a model with a single output."""
+    return read_outputs(model, batch)[:, 0]
+
+
+def read_outputs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """What a model says of every sequence, float32 (Q, C)."""
     hidden_TD = run_body(model, batch).flatten(0, 1)
-    scores_Q1: torch.Tensor = output_head(model)(hidden_TD[batch.ends_Q])
-    return scores_Q1[:, 0].float()
+    outputs_QC: torch.Tensor = output_head(model)(hidden_TD[batch.ends_Q])
+    return outputs_QC.float()
+
+
+def scored(model: PreTrainedModel, *, share: bool) -> Collate:
+    """How sequences are laid out to be scored as transformers does it.
+
+    Args:
+        model: one that gives scores.
+        share: what the sequences of a sample begin with alike is read once.
+    """
+    padding = text_config(model).pad_token_id
+    return Collate(counted=True, share=share, whole=True, padding=padding)
 
 
 rm = RewardObjective
