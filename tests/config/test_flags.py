@@ -265,7 +265,6 @@ def test_no_flat_flag_hides_a_path() -> None:
         ("sft", "--tuner_type", "longlora"),
         ("sft", "--optim", "adamw_8bit"),
         ("sft", "--lr_scheduler_type", "polynomial"),
-        ("infer", "--infer_backend", "sglang"),
     ],
 )
 def test_a_value_that_is_known_and_not_supported_yet(command: str, flag: str, value: str) -> None:
