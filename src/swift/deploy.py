@@ -67,7 +67,7 @@ class _Door:
         section, _ = settle(config.model)
         log = Log(launch.is_main())
         device = device_of(launch.world())
-        return cls(load_talker(section, config.infer, device, log, config.vllm))
+        return cls(load_talker(section, config.infer, device, log, config))
 
     @classmethod
     def _flag(cls, name: str) -> str:

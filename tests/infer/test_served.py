@@ -104,6 +104,35 @@ def test_a_stream_is_the_answer_in_pieces() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ({"temperature": 1.0}, True),
+        ({"temperature": 1.0, "logprobs": None}, False),
+        ({"temperature": 0.0}, False),
+        ({"temperature": 0.7}, False),
+        ({"temperature": 1.0, "top_p": 0.9}, False),
+        ({"temperature": 1.0, "top_k": 5}, False),
+        ({"temperature": 1.0, "min_p": 0.1}, False),
+        ({"temperature": 1.0, "repetition_penalty": 1.1}, False),
+        ({"temperature": 1.0, "presence_penalty": 0.1}, False),
+        ({"temperature": 1.0, "frequency_penalty": 0.1}, False),
+        ({"temperature": 1.0, "logit_bias": {5: 1.0}}, False),
+        ({"temperature": 1.0, "guide": Guide("regex", "a")}, False),
+    ],
+)
+def test_drawn_logprobs_are_told_where_nothing_changes_them(
+    sampling: dict[str, Any], said: bool
+) -> None:
+    asked = Request(PROMPTS[0], Sampling(**{"max_tokens": 1, "logprobs": 0, **sampling}))
+    choice = vllm_choice([4], "length")
+    with serve(lambda *_: Reply(body={"choices": [choice]})) as server:
+        [whole] = engine(server).generate([asked])
+    with serve(lambda *_: Reply(events=[{"choices": [choice]}, "[DONE]"])) as server:
+        [pieces] = engine(server).generate([asked], on_token=lambda _: None)
+    assert whole.drawn_logprobs == pieces.drawn_logprobs == ([-0.5] if said else None)
+
+
+@pytest.mark.parametrize(
     ("body", "why"),
     [
         ({"choices": []}, "has no 0"),

@@ -16,7 +16,7 @@ Say = Callable[[Request], str]
 class SayingEngine:
     """Says what a script gives, ``size`` tokens a piece, one piece every ``pace_s``."""
 
-    abilities = frozenset(Ability) - {Ability.MEDIA}
+    abilities = frozenset(Ability) - {Ability.MEDIA, Ability.EMBEDDINGS}
 
     def __init__(
         self,

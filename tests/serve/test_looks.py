@@ -54,6 +54,7 @@ def test_the_document_names_every_route_and_field(renderer: Renderer) -> None:
         ("/v1/completions", {"model": "m", "prompt": [[1, 2]]}),
         ("/v1/messages", {"model": "m", "messages": user("a"), "max_tokens": 3}),
         ("/v1/responses", {"model": "m", "input": user("a")}),
+        ("/v1/embeddings", {"model": "m", "input": ["a"], "encoding_format": "base64"}),
         ("/tokenize", {"model": "m", "prompt": "a"}),
         ("/v1/feedback", {"id": "a", "good": True}),
     ):

@@ -18,6 +18,7 @@ from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Request, Sampling
 from swift.models.load import load_model
 from swift.serve.keys import Caller, Keys
+from swift.serve.limits import Gate
 
 
 @pytest.fixture(scope="module")
@@ -163,4 +164,36 @@ def test_adapters_are_loaded_used_and_unloaded_while_it_serves(
     assert send("/v1/unload_lora_adapter", {"lora_name": "a"}).status_code == 200
     assert answer("a").status_code == 404
     assert answer("b").status_code == 200
+    engine.close()
+
+
+@pytest.mark.parametrize("places", [64, 16])
+def test_64_clients_stream_from_two_adapters_in_turns(
+    checkpoint: Path, adapters: dict[str, Path], places: int
+) -> None:
+    """Every answer is whole and that of its own adapter, in one batch or waiting for a place."""
+    engine = TransformersEngine(load_model(checkpoint, torch.float32), load_tokenizer(checkpoint))
+    app = serve(engine, load_renderer(checkpoint), gate=Gate(places, 64, 60))
+    app.state.service.models.load_first({name: str(folder) for name, folder in adapters.items()})
+
+    async def ask(client: Any, number: int) -> str:
+        name, question = "ab"[number % 2], f"Question {number // 2}?"
+        body = {"model": name, "messages": user(question), "max_tokens": 6, "stream": True}
+        done = await client.post("/v1/chat/completions", json=body)
+        found = [event for event in serving.events(done) if event]
+        assert {event["model"] for event in found} == {name}
+        assert [c["finish_reason"] for e in found for c in e["choices"]][-1] in ("stop", "length")
+        return "".join(c["delta"].get("content") or "" for e in found for c in e["choices"])
+
+    async def together() -> list[str]:
+        async with serving.client_of(app) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(64)))
+
+    async def in_turn() -> list[str]:
+        async with serving.client_of(app) as client:
+            return [await ask(client, number) for number in range(64)]
+
+    found = asyncio.run(together())
+    assert found == asyncio.run(in_turn())
+    assert all(one != other for one, other in zip(found[::2], found[1::2], strict=True))
     engine.close()

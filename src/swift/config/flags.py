@@ -296,6 +296,15 @@ FLAGS: dict[str, Flag] = {
     "base_url": _flag("infer.base_url"),
     "max_model_len": _flag("infer.max_model_len"),
     "vllm_max_model_len": _alias("infer.max_model_len"),
+    "sglang_context_length": _alias("infer.max_model_len"),
+    "lmdeploy_session_len": _alias("infer.max_model_len"),
+    "sglang_tp_size": _flag("sglang.tp_size"),
+    "sglang_mem_fraction_static": _flag("sglang.mem_fraction_static"),
+    "sglang_deterministic": _flag("sglang.deterministic"),
+    "sglang_max_lora_rank": _flag("sglang.max_lora_rank"),
+    "lmdeploy_tp": _flag("lmdeploy.tp"),
+    "lmdeploy_cache_max_entry_count": _flag("lmdeploy.cache_max_entry_count"),
+    "lmdeploy_quant_policy": _flag("lmdeploy.quant_policy"),
     "vllm_tensor_parallel_size": _flag("vllm.tensor_parallel_size"),
     "vllm_gpu_memory_utilization": _flag("vllm.gpu_memory_utilization"),
     "vllm_max_num_seqs": _flag("vllm.max_num_seqs"),
@@ -366,6 +375,7 @@ def _idle(why: str, *values: str) -> Idle:
 
 IDLE: dict[str, Idle] = {
     "use_liger_kernel": _idle("the head and its loss always run in chunks over learned tokens"),
+    "task_type": _idle("this command is for models that write", "causal_lm"),  # but of swift sft
     "padding_free": _idle("batches never carry padding"),
     "lazy_tokenize": _idle("tokens are made once and cached on disk"),
     "packing_num_proc": _idle("packing takes no time worth splitting"),

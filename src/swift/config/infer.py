@@ -8,12 +8,15 @@ from pydantic import Field
 
 from swift.config.section import Section, Strings, Word
 
+_Engine = Literal["transformers", "vllm", "sglang", "lmdeploy"]
+
 
 class EngineSection(Section):
     """How answers are generated."""
 
-    backend: Literal["transformers", "vllm"] = "transformers"
-    """The engine: transformers in this process, or a vLLM server that is started and ended."""
+    backend: _Engine = "transformers"
+    """The engine: transformers in this process, or a server of vLLM, SGLang or LMDeploy that is
+    started and ended."""
 
     engine_python: Word | None = None
     """Python of the environment that the engine is installed in. Default: this one."""
@@ -71,12 +74,13 @@ class EngineSection(Section):
 class InferSection(EngineSection):
     """How answers are generated, here or by a server that is there."""
 
-    backend: Literal["transformers", "vllm", "http"] = "transformers"  # type: ignore[assignment]
-    """The engine: transformers in this process, a vLLM server that is started and ended, or any
-    OpenAI-compatible server (http)."""
+    backend: Literal[_Engine, "http"] = "transformers"  # type: ignore[assignment]
+    """The engine: transformers in this process, a server of vLLM, SGLang or LMDeploy that is
+    started and ended, or any OpenAI-compatible server (http)."""
 
     base_url: Word | None = None
-    """Where the server is (backend http), such as http://127.0.0.1:8000/v1."""
+    """Where the server is (backend http), such as http://127.0.0.1:8000/v1; with sglang and
+    lmdeploy: one that runs, instead of one that is started."""
 
     api_key: str | None = None
-    """What the server wants to see as a bearer token (backend http)."""
+    """What the server at --base_url wants to see as a bearer token."""

@@ -58,13 +58,12 @@ _TOPICS = {
         eval_metric eval_url eval_use_evalscope extra_eval_args metric predict_with_generate
     """,
     "other engines": """
-        lmdeploy_cache_max_entry_count lmdeploy_quant_policy lmdeploy_session_len
-        lmdeploy_tp lmdeploy_vision_batch_size sglang_context_length
+        lmdeploy_vision_batch_size
         sglang_disable_cuda_graph sglang_disable_custom_all_reduce sglang_dp_size
         sglang_enable_dp_attention sglang_enable_ep_moe sglang_ep_size sglang_kv_cache_dtype
-        sglang_mem_fraction_static sglang_pp_size sglang_quantization
+        sglang_pp_size sglang_quantization
         sglang_speculative_algorithm sglang_speculative_eagle_topk
-        sglang_speculative_num_draft_tokens sglang_speculative_num_steps sglang_tp_size
+        sglang_speculative_num_draft_tokens sglang_speculative_num_steps
         use_vllm vllm_data_parallel_size vllm_disable_cascade_attn
         vllm_disable_custom_all_reduce vllm_enable_expert_parallel vllm_enable_lora
         vllm_enable_prefix_caching vllm_engine_kwargs
@@ -123,7 +122,6 @@ LATER_VALUES: dict[str, frozenset[str]] = {
         "tuner.kind": """
         adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
         """,
-        "infer.backend": "sglang lmdeploy",
         "task.kind": "generative_reranker",
         "optimizer.kind": """
         adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd

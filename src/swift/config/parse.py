@@ -173,10 +173,10 @@ def _add_value(draft: _Draft, command: str, name: str, value: Any, origin: str) 
     path = _path_of(draft.root, name)
     if path:
         _put(draft, path, FLAGS[name].rewrite(value) if name in FLAGS else value, origin)
-    elif name in FLAGS:
-        draft.problems.append(f"{origin}: swift {command} has no such setting")
     elif name in IDLE and _is_idle(name, value):
         draft.notes.append(f"{origin} {_shown(value)}: nothing to switch here: {IDLE[name].why}")
+    elif name in FLAGS:
+        draft.problems.append(f"{origin}: swift {command} has no such setting")
     elif name in LATER or name in IDLE:
         topic = f" ({LATER[name]})" if LATER.get(name) else ""
         shown = f" {_shown(value)}" if name in IDLE else ""

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from swift.config.alignment import DpoSection, RlhfSection
 from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
-from swift.config.engine import VllmSection
+from swift.config.engine import LmdeploySection, SglangSection, VllmSection
 from swift.config.infer import EngineSection, InferSection
 from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
@@ -237,6 +237,8 @@ class InferConfig(Section):
     model: UsedModelSection = UsedModelSection()
     infer: InferSection = InferSection()
     vllm: VllmSection = VllmSection()
+    sglang: SglangSection = SglangSection()
+    lmdeploy: LmdeploySection = LmdeploySection()
     data: DataSection = DataSection()
 
     load_data_args: bool = False
@@ -262,14 +264,15 @@ class InferConfig(Section):
     @model_validator(mode="after")
     def _check_server(self) -> InferConfig:
         remote, path, why = self.infer.backend == "http", "", ""
+        running = self.infer.backend in ("sglang", "lmdeploy") and bool(self.infer.base_url)
         if remote and not self.infer.base_url:
             path, why = "infer.base_url", "is needed with --infer_backend http"
-        elif remote and self.model.adapters:
+        elif (remote or running) and self.model.adapters:
             path, why = "model.adapters", "a server loads its own; name one with --model"
         elif remote and (self.model.thinking is not None or self.model.template_kwargs):
             path, why = "model.thinking", "a server of others has a template of its own"
-        elif not remote and (self.infer.base_url or self.infer.api_key):
-            path, why = "infer.base_url", "belongs to --infer_backend http"
+        elif not (remote or running) and (self.infer.base_url or self.infer.api_key):
+            path, why = "infer.base_url", "belongs to --infer_backend http, sglang or lmdeploy"
         if path:
             raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self
@@ -282,6 +285,8 @@ class DeployConfig(Section):
     model: UsedModelSection = UsedModelSection()
     infer: EngineSection = EngineSection()
     vllm: VllmSection = VllmSection()
+    sglang: SglangSection = SglangSection()
+    lmdeploy: LmdeploySection = LmdeploySection()
     serve: ServeSection = ServeSection()
 
     external_plugins: Strings = []

@@ -33,6 +33,7 @@ class Ability(StrEnum):
     ADAPTERS = "adapters loaded at run time"
     WEIGHTS = "new weights at run time"
     PAUSE = "pause"
+    EMBEDDINGS = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,15 @@ class ServingEngine(Engine, Protocol):
 
     def close(self) -> None:
         """End everything that runs; requests under way end as ``cancelled``."""
+
+
+class EmbeddingEngine(ServingEngine, Protocol):
+    """An engine that also makes vectors of texts (:attr:`Ability.EMBEDDINGS`)."""
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], adapter: str | None = None
+    ) -> list[list[float]]:
+        """A vector of unit length for the tokens of each text."""
 
 
 def needs(request: Request) -> frozenset[Ability]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +12,19 @@ import yaml
 
 from swift.chat.load import load_tokenizer, renderer_for
 from swift.chat.render import Renderer
-from swift.config.engine import VllmSection
+from swift.config.engine import Servers
 from swift.config.infer import EngineSection
 from swift.config.model import UsedModelSection
 from swift.config.runs import InferConfig
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
-from swift.infer.backends.vllm import VllmServer
 from swift.infer.engine import ServingEngine
 from swift.infer.remote import remote_talker
+from swift.infer.start import ADAPTER, serve
 from swift.infer.talk import Answers, Talker, sampling_of
 from swift.models.load import (
-    context_length,
     dtype_name,
-    load_config,
     load_model,
     resolve_dtype,
 )
@@ -133,7 +128,7 @@ def answers_of(
     """
     if config.infer.backend == "http":
         return remote_talker(config.infer, section.path or "")
-    return load_talker(section, config.infer, device, log, config.vllm)
+    return load_talker(section, config.infer, device, log, config)
 
 
 def load_talker(
@@ -141,7 +136,7 @@ def load_talker(
     settings: EngineSection,
     device: torch.device,
     log: Log,
-    vllm: VllmSection | None = None,
+    servers: Servers,
 ) -> Talker:
     """Load a settled model with its adapter, renderer and engine.
 
@@ -150,7 +145,7 @@ def load_talker(
         settings: of the answers.
         device: of the embedded engine.
         log: told what happens.
-        vllm: of a server, for the backend vllm.
+        servers: settings of servers that are started.
 
     Raises:
         ConfigError: the model or the adapter cannot be used.
@@ -162,11 +157,11 @@ def load_talker(
         words = Path(section.adapters[0])
     renderer = renderer_for(words, section)
     adapter = None
-    if settings.backend == "vllm":
-        engine: ServingEngine = _serve(base, section, settings, vllm or VllmSection(), dtype, log)
-        adapter = _NAME if section.adapters else None
+    if settings.backend == "transformers":
+        engine: ServingEngine = _embed(base, words, section, settings, dtype, device, renderer)
     else:
-        engine = _embed(base, words, section, settings, dtype, device, renderer)
+        engine = serve(base, section, settings, servers, dtype, log)
+        adapter = ADAPTER if section.adapters else None
     return Talker(renderer, engine, sampling_of(settings), adapter)
 
 
@@ -189,37 +184,4 @@ def _embed(
     engine = TransformersEngine(model, tokenizer, section.attention, lambda: renderer.marks)
     if settings.max_model_len is not None:
         engine.context = min(settings.max_model_len, engine.context or settings.max_model_len)
-    return engine
-
-
-_NAME = "adapter"
-
-
-def _serve(
-    base: Path,
-    section: UsedModelSection,
-    settings: EngineSection,
-    vllm: VllmSection,
-    dtype: torch.dtype,
-    log: Log,
-) -> VllmServer:
-    """A server in a process of its own, with the adapter loaded."""
-    if section.merge:
-        raise ConfigError("--merge_lora: the vllm engine reads a merged model: swift merge-lora")
-    for adapter in section.adapters:
-        read = json.loads((find_adapter(adapter) / "adapter_config.json").read_text("utf-8"))
-        if vllm.max_lora_rank is None:
-            vllm = vllm.model_copy(update={"max_lora_rank": max(8, int(read.get("r", 8)))})
-    config = load_config(base, trust_remote_code=section.trust_remote_code)
-    engine = VllmServer(
-        base,
-        vllm,
-        settings.engine_python or sys.executable,
-        Path("output") / "vllm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log",
-        log,
-        dtype=dtype_name(dtype),
-        context=settings.max_model_len or context_length(config),
-    )
-    for adapter in section.adapters:
-        engine.load_adapter(_NAME, str(find_adapter(adapter).resolve()))
     return engine

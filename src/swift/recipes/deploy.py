@@ -34,7 +34,7 @@ def run(config: DeployConfig, world: World) -> None:
     if config.dry_run:
         log(f"would load {model.path} and serve {', '.join((name, *named))}")
         return
-    talker = load_talker(model, config.infer, device_of(world), log, config.vllm)
+    talker = load_talker(model, config.infer, device_of(world), log, config)
     system = config.serve.system or before.get("data", "system")
     for folder in (*model.adapters, *named.values(), str(model.path)):
         for line in differences(Path(folder), talker.renderer, system):

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from swift import __version__
-from swift.serve import anthropic, completions, feedback, openai, responses, words
+from swift.serve import anthropic, completions, embeddings, feedback, openai, responses, words
 from swift.serve.ask import Answer, Ask, Step, Usage
 from swift.serve.feedback import Feedback
 from swift.serve.http import (
@@ -97,7 +97,8 @@ FORMS = (
 
 
 _OTHERS = (
-    words.Tokenize, words.Detokenize, anthropic.Prompt, LoadAdapter, UnloadAdapter, Feedback
+    embeddings.Request, words.Tokenize, words.Detokenize, anthropic.Prompt, LoadAdapter,
+    UnloadAdapter, Feedback,
 )  # fmt: skip
 
 
@@ -261,7 +262,7 @@ def _add_looks(app: FastAPI, service: Service) -> None:
 
 
 def _add_words(app: FastAPI, service: Service) -> None:
-    """Routes about tokens."""
+    """Routes about tokens and texts."""
     answerer, defaults = service.answerer, service.defaults
 
     async def tokenize(request: Request) -> dict[str, Any]:
@@ -283,6 +284,12 @@ def _add_words(app: FastAPI, service: Service) -> None:
         ask = anthropic.ask(wire, defaults)
         return {"input_tokens": len(await asyncio.to_thread(answerer.tokens, ask))}
 
+    async def embeddings_(request: Request) -> Response:
+        wire = await read(request, embeddings.Request)
+        found = await embeddings.answer(wire, service, request.state.caller)
+        return Response(json_bytes(found), media_type="application/json")
+
+    app.post("/v1/embeddings", openapi_extra=_body(embeddings.Request))(embeddings_)
     app.post("/tokenize", openapi_extra=_body(words.Tokenize))(tokenize)
     app.post("/detokenize", openapi_extra=_body(words.Detokenize))(detokenize)
     app.post("/v1/messages/count_tokens", openapi_extra=_body(anthropic.Prompt))(count)

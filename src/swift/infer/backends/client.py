@@ -17,6 +17,7 @@ from swift.errors import ConfigError, ServerError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+_WRAPPED = ("error", "message", "detail", "error_message")
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 
 
@@ -177,7 +178,7 @@ def _said(text: str) -> str:
     except ValueError:
         return text.strip()[:300]
     while isinstance(found, dict):
-        inner = next((found[k] for k in ("error", "message", "detail") if found.get(k)), None)
+        inner = next((found[k] for k in _WRAPPED if found.get(k)), None)
         if inner is None:
             break
         found = inner

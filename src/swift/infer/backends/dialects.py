@@ -24,10 +24,11 @@ class Dialect:
     abilities: frozenset[Ability]
     path: str  # where requests go
     ask: Callable[[Request, str, bool], Body]  # request, model's name, streamed -> JSON
-    hear: Callable[[Any, Request], Piece]  # an answer, or a piece of it
+    hear: Callable[[Any, Request, int], Piece]  # an answer, or what is new after so many tokens
     prompt_logprobs: Callable[[Any], list[float]]  # of a whole answer
-    load: Callable[[str, str], tuple[str, Body]]  # adapter's name and path -> route and JSON
-    unload: Callable[[str], tuple[str, Body]]
+    load: Callable[[str, str], tuple[str, Body]] | None  # adapter's name and path -> route, JSON
+    unload: Callable[[str], tuple[str, Body]] | None
+    cannot: Callable[[Request], str | None] = lambda _: None  # what no ability says, as words
 
 
 _COMMON = frozenset(
@@ -72,10 +73,10 @@ def _vllm_ask(request: Request, model: str, stream: bool) -> Body:
     return body | {name: value for name, value in optional.items() if value is not None}
 
 
-def _vllm_hear(answer: Any, request: Request) -> Piece:
-    choice = _member(_member(answer, "choices"), 0)
+def _vllm_hear(answer: Any, request: Request, _: int) -> Piece:
+    choice = member(member(answer, "choices"), 0)
     wanted, logs = request.sampling.logprobs, choice.get("logprobs") or {}
-    tokens = _member(choice, "token_ids") or []
+    tokens = member(choice, "token_ids") or []
     top = [_ids(row, wanted) for row in logs.get("top_logprobs") or []] if wanted else None
     return Piece(
         [int(token) for token in tokens],
@@ -92,8 +93,8 @@ def _ids(row: Mapping[str, float], count: int | None) -> dict[int, float]:
 
 
 def _vllm_prompt(answer: Any) -> list[float]:
-    rows = _member(_member(_member(answer, "choices"), 0), "prompt_logprobs")
-    tokens = _member(_member(_member(answer, "choices"), 0), "prompt_token_ids")
+    rows = member(member(member(answer, "choices"), 0), "prompt_logprobs")
+    tokens = member(member(member(answer, "choices"), 0), "prompt_token_ids")
     return [float(row[str(t)]["logprob"]) for row, t in zip(rows[1:], tokens[1:], strict=True)]
 
 
@@ -105,7 +106,12 @@ def finish(reason: Any) -> Finish | None:
     return known.get(reason, "cancelled")
 
 
-def _member(value: Any, key: Any) -> Any:
+def member(value: Any, key: Any) -> Any:
+    """One part of an answer.
+
+    Raises:
+        ServerError: it is not there.
+    """
     try:
         return value[key]
     except (KeyError, IndexError, TypeError):

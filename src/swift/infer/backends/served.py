@@ -10,7 +10,7 @@ from swift.errors import ConfigError, ServerError
 from swift.infer.backends.client import Address, Client, ask_all
 from swift.infer.backends.dialects import Dialect
 from swift.infer.choose import room
-from swift.infer.engine import Ability, Completion, Piece, Request, check
+from swift.infer.engine import Ability, Completion, Piece, Request, Sampling, check
 
 
 class ServedEngine:
@@ -61,23 +61,29 @@ class ServedEngine:
     async def _whole(self, client: Client, request: Request) -> Completion:
         d, s = self._dialect, request.sampling
         answer = await client.ask(d.path, d.ask(self._bounded(request), self._model, False))
-        piece = d.hear(answer, request)
+        piece = d.hear(answer, request, 0)
         if piece.finish_reason is None or _uneven(piece):
             raise ServerError(
                 f"{self._address.url}: an answer without its end: {str(answer)[:200]}"
             )
         read = d.prompt_logprobs(answer) if s.prompt_logprobs else None
         return Completion(
-            piece.tokens, piece.finish_reason, piece.logprobs, piece.top_logprobs, read
+            piece.tokens,
+            piece.finish_reason,
+            piece.logprobs,
+            piece.top_logprobs,
+            read,
+            piece.logprobs if is_plain(s) else None,
         )
 
     async def _pieces(self, client: Client, request: Request) -> AsyncIterator[Piece]:
         d = self._dialect
-        ended = False
+        ended, seen = False, 0
         async for event in client.events(d.path, d.ask(self._bounded(request), self._model, True)):
             if not event.get("choices", True):
                 continue  # a server's word about usage
-            piece = d.hear(event, request)
+            piece = d.hear(event, request, seen)
+            seen += len(piece.tokens)
             if _uneven(piece):
                 raise ServerError(f"{self._address.url}: tokens without logprobs: {event}")
             ended = ended or piece.finish_reason is not None
@@ -94,7 +100,7 @@ class ServedEngine:
             pieces.append(piece)
             for token in piece.tokens:
                 on_token(token)
-        return join(pieces)
+        return join(pieces, request.sampling)
 
     def _bounded(self, request: Request) -> Request:
         """A request for no more tokens than fit."""
@@ -103,7 +109,7 @@ class ServedEngine:
 
     def load_adapter(self, name: str, path: str) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""
-        if Ability.ADAPTERS not in self.abilities:
+        if Ability.ADAPTERS not in self.abilities or self._dialect.load is None:
             raise ConfigError(
                 f"the {self._dialect.name} engine has no {Ability.ADAPTERS} as it was set up"
             )
@@ -115,6 +121,7 @@ class ServedEngine:
     def unload_adapter(self, name: str) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""
         self._known(name)
+        assert self._dialect.unload is not None
         self._tell(*self._dialect.unload(name))
         self._adapters.discard(name)
 
@@ -140,6 +147,8 @@ class ServedEngine:
     def _check(self, requests: Sequence[Request]) -> None:
         check(self.abilities, requests, self._dialect.name)
         for request in requests:
+            if why := self._dialect.cannot(request):
+                raise ConfigError(f"the {self._dialect.name} engine {why}")
             room(request, self.context)
             if request.adapter is not None:
                 self._known(request.adapter)
@@ -151,13 +160,24 @@ def _uneven(piece: Piece) -> bool:
     return any(found is not None and len(found) != len(piece.tokens) for found in counted)
 
 
-def join(pieces: Sequence[Piece]) -> Completion:
+def is_plain(sampling: Sampling) -> bool:
+    """Whether tokens are drawn from just what the model itself believes."""
+    s = sampling
+    changed = (s.repetition_penalty != 1, s.presence_penalty, s.frequency_penalty, s.logit_bias)
+    cut = (s.top_p < 1, s.top_k, s.min_p, s.guide is not None, s.bad_words)
+    return s.temperature == 1 and not any((*changed, *cut))
+
+
+def join(pieces: Sequence[Piece], sampling: Sampling) -> Completion:
     """The whole answer that pieces make."""
     last = pieces[-1]
     assert last.finish_reason is not None
+    logprobs = [x for piece in pieces for x in piece.logprobs or []]
+    found = None if last.logprobs is None else logprobs
     return Completion(
         [token for piece in pieces for token in piece.tokens],
         last.finish_reason,
-        None if last.logprobs is None else [x for piece in pieces for x in piece.logprobs or []],
+        found,
         None if last.top_logprobs is None else [x for p in pieces for x in p.top_logprobs or []],
+        drawn_logprobs=found if is_plain(sampling) else None,
     )

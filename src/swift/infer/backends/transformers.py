@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from swift.chat.media.marks import Marks
 from swift.chat.message import Kind
 from swift.errors import ConfigError
 from swift.infer.adapters import Adapters
+from swift.infer.backends.embed import Pooling, embed, pooling_of
 from swift.infer.backends.padded import generate_padded, prompt_logprobs
 from swift.infer.backends.scheduler import Job, Scheduler
 from swift.infer.backends.stepper import cache_tokens, joins
@@ -119,6 +121,23 @@ class TransformersEngine:
                     return
         finally:
             self._scheduler.cancel(job)
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], adapter: str | None = None
+    ) -> list[list[float]]:
+        """See :class:`swift.infer.engine.EmbeddingEngine`.
+
+        Raises:
+            ConfigError: the adapter is not loaded, or the model makes no vectors.
+        """
+        with self._using():
+            runs, more = self._adapters.call([adapter] * len(texts))
+            return embed(runs, texts, self._pad, more, self._pooling)
+
+    @cached_property
+    def _pooling(self) -> Pooling:
+        folder = self._model.name_or_path
+        return pooling_of(Path(folder)) if folder else "last"
 
     @property
     def joins(self) -> bool | None:

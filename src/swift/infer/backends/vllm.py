@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from swift.config.engine import VllmSection
-from swift.errors import ServerError
-from swift.infer.backends.client import Address
 from swift.infer.backends.dialects import VLLM
-from swift.infer.backends.served import ServedEngine
-from swift.infer.backends.server import Server, free_port
-from swift.infer.engine import Ability, Completion, Request
+from swift.infer.backends.server import free_port
+from swift.infer.backends.started import NAME, StartedEngine
+from swift.infer.engine import Ability
 
-NAME = "model"  # what the server calls the model
 _GUIDES = {"backend": "guidance", "disable_any_whitespace": True}
 """Else a model may write space between the parts of JSON until its tokens are used up."""
 _ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
 
 
-class VllmServer(ServedEngine):
+class VllmServer(StartedEngine):
     """Starts a server for a model, and ends it with :meth:`close`."""
 
     def __init__(
@@ -54,35 +51,13 @@ class VllmServer(ServedEngine):
         words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         words += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)]
         words += ["--dtype", dtype, *command(settings, context)]
-        url = f"http://127.0.0.1:{port}"
-        say(f"starting vLLM; its log: {log}")
-        self.server = Server(words, url, log, environment=_ENVIRONMENT)
-        try:
-            self.server.wait(start_s, say)
-        except BaseException:
-            self.server.close()
-            raise
-        super().__init__(Address(url), VLLM, NAME, context)
+        super().__init__(
+            "vLLM", VLLM, words, port, log, say,
+            environment=_ENVIRONMENT, context=context, start_s=start_s,
+        )  # fmt: skip
         # with adapters vLLM 0.32.0 does not refuse prompt_logprobs: its engine dies of them
         lora = settings.max_lora_rank is not None
         self.abilities -= {Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS}
-
-    def generate(
-        self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
-    ) -> list[Completion]:
-        """See :class:`swift.infer.engine.Engine`; a server that has died is said to have."""
-        try:
-            return super().generate(requests, on_token)
-        except ServerError as error:
-            if self.server.alive:
-                raise
-            raise ServerError(
-                f"vLLM has ended; {self.server.log} ends with\n{self.server.tail()}"
-            ) from error
-
-    def close(self) -> None:
-        """See :class:`swift.infer.engine.ServingEngine`."""
-        self.server.close()
 
 
 def command(settings: VllmSection, context: int | None) -> list[str]:

@@ -1,0 +1,104 @@
+"""A settled model on a server: one that is started for it, or one that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from swift.config.engine import Servers
+from swift.config.infer import EngineSection, InferSection
+from swift.config.model import UsedModelSection
+from swift.errors import ConfigError
+from swift.hub.locate import find_adapter
+from swift.infer.backends.client import Address
+from swift.infer.backends.generate import LMDEPLOY, SGLANG
+from swift.infer.backends.lmdeploy import LmdeployServer
+from swift.infer.backends.served import ServedEngine
+from swift.infer.backends.sglang import SglangServer
+from swift.infer.backends.started import NAME, StartedEngine
+from swift.infer.backends.vllm import VllmServer
+from swift.models.load import context_length, dtype_name, load_config
+from swift.observe.log import Log
+
+ADAPTER = "adapter"  # what a server calls the adapter that is given
+_RUNNING = {dialect.name: dialect for dialect in (SGLANG, LMDEPLOY)}
+
+
+def serve(
+    base: Path,
+    section: UsedModelSection,
+    settings: EngineSection,
+    servers: Servers,
+    dtype: torch.dtype,
+    log: Log,
+) -> ServedEngine:
+    """The engine that settings name, with the adapter loaded.
+
+    Args:
+        base: folder of the checkpoint.
+        section: of the model.
+        settings: of the answers.
+        servers: of those that are started.
+        dtype: of the weights.
+        log: told how it goes.
+
+    Raises:
+        ConfigError, ServerError: it cannot be started, or the adapter cannot be loaded.
+    """
+    if section.merge:
+        raise ConfigError(
+            f"--merge_lora: the {settings.backend} engine reads a merged model: swift merge-lora"
+        )
+    config = load_config(base, trust_remote_code=section.trust_remote_code)
+    context = settings.max_model_len or context_length(config)
+    if isinstance(settings, InferSection) and settings.base_url is not None:
+        url = settings.base_url.rstrip("/").removesuffix("/v1")
+        address = Address(url, settings.api_key)
+        return ServedEngine(address, _RUNNING[settings.backend], NAME, context)
+    engine = _start(base, section, settings, servers, dtype_name(dtype), context, log)
+    try:
+        for adapter in section.adapters:
+            engine.load_adapter(ADAPTER, str(find_adapter(adapter).resolve()))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _start(
+    base: Path,
+    section: UsedModelSection,
+    settings: EngineSection,
+    servers: Servers,
+    dtype: str,
+    context: int | None,
+    log: Log,
+) -> StartedEngine:
+    python, rank = settings.engine_python or sys.executable, _rank(section)
+    file = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    path = Path("output") / settings.backend / file
+    if settings.backend == "lmdeploy":
+        if section.adapters:
+            raise ConfigError("--adapters: the lmdeploy engine loads none: swift merge-lora")
+        own = servers.lmdeploy
+        return LmdeployServer(base, own, python, path, log, dtype=dtype, context=context)
+    if settings.backend == "sglang":
+        ranked = {"max_lora_rank": servers.sglang.max_lora_rank or rank}
+        sglang = servers.sglang.model_copy(update=ranked)
+        return SglangServer(base, sglang, python, path, log, dtype=dtype, context=context)
+    vllm = servers.vllm.model_copy(update={"max_lora_rank": servers.vllm.max_lora_rank or rank})
+    return VllmServer(base, vllm, python, path, log, dtype=dtype, context=context)
+
+
+def _rank(section: UsedModelSection) -> int | None:
+    """The largest rank of the adapters that are given, at least vLLM's least of 8."""
+    ranks = [8] * bool(section.adapters)
+    for adapter in section.adapters:
+        read = json.loads((find_adapter(adapter) / "adapter_config.json").read_text("utf-8"))
+        ranks.append(int(read.get("r", 8)))
+    return max(ranks, default=None)
