@@ -283,3 +283,19 @@ def test_a_server_that_runs_has_its_own_adapters() -> None:
         read(InferConfig, "infer", words)
     with pytest.raises(ConfigError, match="belongs to --infer_backend http, sglang or lmdeploy"):
         read(InferConfig, "infer", ["--model", "m", "--base_url", "http://x"])
+
+
+def test_adapters_that_cannot_be_loaded_are_refused_before_a_start(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 16}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    words = ["--model", str(checkpoint), "--adapters", str(tmp_path), "--engine_python", "nowhere"]
+    for backend, more, why in [
+        ("lmdeploy", [], "the lmdeploy engine loads none: swift merge-lora"),
+        ("sglang", ["--merge_lora", "true"], "the sglang engine reads a merged model"),
+        ("sglang", [], "--engine_python: nowhere cannot be run"),
+    ]:
+        config, _ = read(InferConfig, "infer", [*words, "--infer_backend", backend, *more])
+        with pytest.raises(ConfigError, match=why):
+            answers_of(config, config.model, torch.device("cpu"), Log(False))
