@@ -149,3 +149,16 @@ def test_nothing_is_written_over(checkpoint: Path, rows: Path, tmp_path: Path) -
 def test_no_data_at_all(checkpoint: Path, tmp_path: Path) -> None:
     code, text = fail(["sft", "--model", checkpoint, "--packing"], tmp_path)
     assert code == 2 and "--dataset: is needed: files such as chats.jsonl, or hub names" in text
+
+
+@pytest.mark.parametrize("command", ["export", "stream"])
+def test_rows_that_would_have_to_come_back_are_refused(
+    checkpoint: Path, tmp_path: Path, command: str
+) -> None:
+    tiny.write_rows(tmp_path / "rows.jsonl", tiny.chats(4))
+    words = ["--model", checkpoint, "--dataset", "rows.jsonl#9", "--output_dir", "there"]
+    stream = ["sft", *words, "--streaming", "true", "--max_steps", 1, "--report_to", "none"]
+    tokens = ["export", *words, "--to_cached_dataset", "true"]
+    code, said = fail(tokens if command == "export" else stream, tmp_path)
+    assert code == 2
+    assert "rows.jsonl#9: it has 4 rows" in " ".join(said.split()) and "take at most #4" in said

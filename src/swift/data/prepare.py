@@ -20,7 +20,7 @@ from swift.data.flow import Flow, lanes
 from swift.data.interleave import interleave
 from swift.data.ledger import Ledger
 from swift.data.sample import Samples, collect
-from swift.data.source import Block, Locate, Source, open_sources, read
+from swift.data.source import Block, Locate, Source, check_take, open_sources, read
 from swift.errors import DataError
 
 _PARTS = {"--dataset": "train", "--val_dataset": "val"}
@@ -103,6 +103,7 @@ class Workshop:
     def flow(self, names: list[str]) -> Flow:
         """The rows of files as they pass by."""
         section, sources = self.section, open_sources(names, self.locate)
+        check_take(sources, "--dataset", "of a stream none comes back within an epoch")
         positions = section.packing_length or self.max_length
 
         def encoded(blocks: Iterable[Block], folder: Path) -> Iterator[Encoded]:

@@ -163,6 +163,21 @@ def read(sources: Sequence[Source], seed: int, size: int = BLOCK) -> Iterator[Bl
             yield from _blocks(source, mine, size)
 
 
+def check_take(sources: Sequence[Source], flag: str, why: str) -> None:
+    """Refuse ``name#N`` with more rows than there are, where rows do not come back.
+
+    Raises:
+        ConfigError: with the number of rows that there are.
+    """
+    for (_, take), group in groupby(sources, lambda source: (source.dataset, source.take)):
+        files = list(group)
+        if take is not None and take > (count := sum(map(_count, files))):
+            raise ConfigError(
+                f"{flag}: {files[0].name}#{take}: it has {count} rows, and {why}; take at most "
+                f"#{count}"
+            )
+
+
 def blocks(source: Source, seed: int, size: int = BLOCK) -> Iterator[Block]:
     """The rows of one source, in order, ``size`` at a time.
 

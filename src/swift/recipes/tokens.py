@@ -15,7 +15,7 @@ from swift.data.cached import read_cached, write_cached
 from swift.data.ledger import Ledger
 from swift.data.prepare import Workshop
 from swift.data.sample import Samples
-from swift.data.source import check_inputs, open_sources, read
+from swift.data.source import check_inputs, check_take, open_sources, read
 from swift.errors import ConfigError, DataError, ResourceError
 from swift.hub.locate import cache_dir, locate_dataset, locate_model
 from swift.observe.log import Log, quiet_libraries
@@ -87,5 +87,6 @@ def _part(
     workshop: Workshop, folder: Path, names: list[str], flag: str, shares: dict[str, float] | None
 ) -> None:
     sources = open_sources(names, workshop.locate, flag=flag)
+    check_take(sources, flag, "a folder of tokens holds each once")
     encoded = workshop.encoded(read(sources, workshop.section.seed))
     write_cached(folder, encoded, workshop.spec, workshop.settings, shares, workshop.section.seed)
