@@ -49,7 +49,7 @@ from swift.chat.media.settings import Keep, MediaSettings
 from swift.chat.message import Media
 
 SIDE, PATCH = 64, 8
-WIDTH, LAYERS, TOWER_LAYERS = 96, 2, 2
+WIDTH, LAYERS, TOWER_LAYERS = 96, 4, 2
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 
 
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--asked", type=int, default=2000, help="test questions, at random")
     parser.add_argument("--points", type=int, default=4, help="checkpoints that are asked")
     parser.add_argument("--speed", action="store_true", help="measure layouts instead")

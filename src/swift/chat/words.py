@@ -17,7 +17,8 @@ from typing import Any
 import tokenizers
 
 _MOST = 100_000  # words that are remembered: some 20 MiB
-_SHORT = 16  # characters between two control tokens that are remembered with their words
+_SHORT = 16  # characters between two control tokens that are remembered with their words ...
+_MOST_SHORT = 1_000  # ... so many of them: what templates write comes first
 _LONGEST = 64  # characters of a word that is remembered; longer ones hardly come again
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -113,7 +114,7 @@ class Words:
             if len(self._known) >= _MOST:
                 return None  # whole texts are quicker than word by word
             ids = list(chain.from_iterable(map(self._ids, words)))
-        if len(piece) <= _SHORT and len(self._short) < _MOST:
+        if len(piece) <= _SHORT and len(self._short) < _MOST_SHORT:
             self._short[piece] = words, ids
         return words, ids
 
