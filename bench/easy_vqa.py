@@ -222,6 +222,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         "in packs": packs,
         "in batches": all_at_once,
     }
+    sft(folder, 1, "tokens", "--max_steps", 1, "--save_strategy", "no")  # made once, for all runs
     for name in args.layouts or layouts:
         measure(folder, args.measured, name, layouts[name])
     prepare(folder)

@@ -61,6 +61,7 @@ AHEAD = {
     "in a block": "{% filter upper %}" + CHATML + "{% endfilter %}",
     "in a condition": "{% if true %}" + CHATML + "{% endif %}",
     "break": CHATML.replace("{{ '<s>'", "{% if loop.index > 2 %}{% break %}{% endif %}{{ '<s>'"),
+    "a clock": "{{ strftime_now('%Y') }}" + CHATML,
     "no loop": "{{ messages[0].content }}",
     "generation": CHATML.replace("{{ '<s>'", "{% generation %}{% endgeneration %}{{ '<s>'"),
 }
@@ -108,6 +109,14 @@ def test_an_answer_right_behind_what_stands_before_the_loop():
     assert loop is not None
     assert loop.prefixes(_turns("system", "assistant")) is None
     assert loop.prefixes(_turns("assistant", "user", "assistant")) is None
+
+
+def test_tails_of_ever_new_kwargs_are_not_kept():
+    loop = Loop.of(Template({"default": FIRST}))
+    for number in range(linear._FRAMES + 5):
+        found = loop.prefixes(_turns("user", "assistant"), (), {"n": number})
+        assert found is not None and found.tail == ""
+    assert len(loop._tails) == linear._FRAMES
 
 
 def test_texts_are_not_rendered_again_where_they_are_only_written(monkeypatch):

@@ -20,7 +20,8 @@ from swift.chat.jinja import Template
 from swift.chat.tokenizer import MARK
 from swift.chat.verbatim import HOLE, Frame, plain_texts, writes_as_is
 
-_FRAMES = 1000  # that are remembered
+_FRAMES = 1000  # that are remembered, and tails
+_CLOCK = "strftime_now"  # what it writes is not the same tomorrow
 
 Turns = Sequence[Mapping[str, Any]]
 
@@ -93,6 +94,8 @@ def _is_linear(tree: nodes.Template, at: int) -> bool:
     stored = {n.name for n in tree.find_all(nodes.Name) if n.ctx == "store"}
     stored |= {n.name for n in tree.find_all(nodes.NSRef)}
     if stored & {_MESSAGES, _GENERATE, "loop", "namespace"} or _is_reused(tree, names):
+        return False
+    if any(node.name == _CLOCK for node in tree.find_all(nodes.Name)):
         return False
     hidden = {*names, *stored, "loop", "tools", "documents"}
     return (
@@ -239,10 +242,12 @@ class Loop:
     def _tail(self, turns: Turns, tools: Turns, kwargs: Mapping[str, Any] | None) -> str:
         """The same for all conversations, so it is asked for once."""
         key = f"{bool(tools)}{kwargs or ''}"  # with tools there may be another template
-        if key not in self._tails:
-            text = self._template.render(turns, tools, kwargs=kwargs)
-            self._tails[key] = text.rpartition(MARK)[2]
-        return self._tails[key]
+        tail = self._tails.get(key)
+        if tail is None:
+            tail = self._template.render(turns, tools, kwargs=kwargs).rpartition(MARK)[2]
+            if len(self._tails) < _FRAMES:  # rows may bring kwargs of their own
+                self._tails[key] = tail
+        return tail
 
     def _frame(self, roles: tuple[str, ...]) -> Frame | None:
         """What is written around the texts of messages with these roles; None: it is not known."""
