@@ -9,8 +9,10 @@ Axes: G prompts of a round, K answers to each, F reward functions.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ from swift.rl.score import FAULTS as OF_REWARDS
 from swift.rl.score import Judges
 
 FAULTS = (*OF_ROLLOUT, *OF_REWARDS)
+TIMES = ("rollout_s", "reward_s", "score_s")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Rounds:
     step: int = 0  # the next step of the run
     answers: list[Answer] = field(default_factory=list)  # of the round under way
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)  # seconds, since the last report
 
     def windows(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step on this process; the weights are those of that moment."""
@@ -121,7 +125,8 @@ class Rounds:
             random = torch.Generator().manual_seed(seed_of(self.seed, self.step))
             answers = [answers[i] for i in torch.randperm(count, generator=random).tolist()]
         if self._needs_scores():
-            self._score(answers)
+            with self._watch("score_s"):
+                self._score(answers)
         self._judge(groups)
         self.metrics = self._report(groups, resampled)
         if self.record is not None and self.mesh.world.is_main:
@@ -152,11 +157,13 @@ class Rounds:
         numbers = range(self.drawn, self.drawn + count)
         self.drawn += count
         asked = [(number, i) for number in numbers for i in range(k)][world.rank :: world.size]
-        episodes = self.rollout(
-            [self._question(number) for number, _ in asked],
-            [seed_of(self.seed, number, i) for number, i in asked],
-        )
-        rewards = self._rewards(episodes)
+        with self._watch("rollout_s"):
+            episodes = self.rollout(
+                [self._question(number) for number, _ in asked],
+                [seed_of(self.seed, number, i) for number, i in asked],
+            )
+        with self._watch("reward_s"):
+            rewards = self._rewards(episodes)
         mine = [answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)]
         parts = self.mesh.gather(mine)
         flat = [parts[i % world.size][i // world.size] for i in range(count * k)]
@@ -178,6 +185,12 @@ class Rounds:
         columns["environment_reward"] = [episode.reward for episode in episodes]
         texts = [None if e.finish == "failed" else e.text for e in episodes]
         return self.judges(texts, columns)
+
+    @contextlib.contextmanager
+    def _watch(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begun
 
     def _needs_scores(self) -> bool:
         """Whether the policy is asked before the first step."""
@@ -318,6 +331,7 @@ class Rounds:
         for column, name in enumerate(self.judges.functions):
             values = [a.rewards[column] for a in answers if not math.isnan(a.rewards[column])]
             found[f"reward/{name}"] = (sum(values), float(len(values)))
+        found |= {name: (self.spent.pop(name, 0.0), 1.0) for name in TIMES}
         faults = self._faults()
         return {**found, **{f"fault/{name}": (value, 1.0) for name, value in faults.items()}}
 
