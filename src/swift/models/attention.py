@@ -1,8 +1,4 @@
-"""Attention that keeps the borders between packed samples, on any device, without padding.
-
-Registered with transformers as the implementation ``packed``. On a GPU it is torch's own
-variable-length flash attention; elsewhere every sample is attended for itself, so that a pack costs
-what its samples cost: the sum of their squared lengths, not the square of the sum.
+"""Which attention a model reads packs with, proven on the model itself, and reading with it.
 
 Axes: B rows (1), H heads, T positions, D head size.
 """
@@ -12,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
-from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
@@ -27,140 +20,10 @@ from swift.errors import ConfigError
 from swift.models.anatomy import body, influence, output_head, text_config, vocabulary
 from swift.models.arranged import arranged
 from swift.models.load import is_out_of_memory
+from swift.models.packed import packed_attention
 
 PACKED = "packed"
 _PROVING = "packed-proving"  # the same, used by keeps_borders
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query_BHTD: torch.Tensor,
-    key_BHTD: torch.Tensor,
-    value_BHTD: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    max_length_q: int | None = None,
-    parents: tuple[int, ...] = (),
-    **other: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each segment of a pack, with transformers' attention signature.
-
-    ``cu_seq_lens_q``, int32 (S + 1), is the first position of every segment and the end of the
-    last; ``max_length_q`` the positions of the longest. Without them every row is one segment.
-    ``parents``: the segment that each goes on from, and sees the whole of; -1: none. ``softcap``
-    bounds the scores; ``s_aux`` (H) are the scores of sinks; ``attention_mask``, bool (1, 1, T, T),
-    is what is seen within segments where that is not what came before. Raises NotImplementedError
-    for attention with a cache, or a mask of another form.
-    """
-    if query_BHTD.shape[2] != key_BHTD.shape[2] or not _is_own(attention_mask, query_BHTD):
-        raise NotImplementedError("packed attention knows no mask of this form, and no cache")
-    plain = softcap is None and s_aux is None and attention_mask is None
-    half = query_BHTD.dtype in (torch.bfloat16, torch.float16)
-    fused = query_BHTD.is_cuda and half and plain and dropout == 0.0 and not parents
-    if fused and cu_seq_lens_q is not None:
-        assert max_length_q is not None and query_BHTD.shape[0] == 1
-        query, key, value = (x[0].transpose(0, 1) for x in (query_BHTD, key_BHTD, value_BHTD))
-        out_THD = varlen_attn(
-            query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
-            scale=scaling, window_size=(sliding_window - 1 if sliding_window else -1, 0),
-            enable_gqa=query.shape[1] != key.shape[1], num_splits=1,
-        )  # fmt: skip
-        assert isinstance(out_THD, torch.Tensor)
-        return out_THD[None], None
-    bounds = [0, query_BHTD.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-    spans = list(pairwise(bounds))
-    parts = []
-    for number, (start, stop) in enumerate(spans):
-        query, key, value = (x[:, :, start:stop] for x in (query_BHTD, key_BHTD, value_BHTD))
-        before = 0
-        if parents and parents[number] >= 0:
-            first, last = spans[parents[number]]
-            before = last - first
-            key = torch.cat([key_BHTD[:, :, first:last], key], dim=2)
-            value = torch.cat([value_BHTD[:, :, first:last], value], dim=2)
-        mask = _within(attention_mask, start, stop, before, sliding_window, query.device)
-        if softcap is None and s_aux is None:
-            part = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-        else:
-            part = _explicit(query, key, value, scaling, dropout, mask, softcap, s_aux)
-        parts.append(part)
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _is_own(mask: torch.Tensor | None, query_BHTD: torch.Tensor) -> bool:
-    """Whether a mask, if any, is one of truth values for all positions of a pack."""
-    total = query_BHTD.shape[2]
-    return mask is None or (mask.dtype == torch.bool and mask.shape == (1, 1, total, total))
-
-
-def _within(
-    mask: torch.Tensor | None,
-    start: int,
-    stop: int,
-    before: int,
-    window: int | None,
-    device: torch.device,
-) -> torch.Tensor | None:
-    """What is seen in one segment, of ``before`` positions of its parent and of its own; None: all
-    that comes before.
-    """
-    if mask is not None:
-        return mask[0, 0, start:stop, start:stop]
-    length = before + stop - start
-    inside = not before and (window is None or length <= window)
-    return None if inside else _seen(length, window, device)[before:]
-
-
-def _seen(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Which positions (columns) a position (row) of a text sees."""
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
-    return (distance >= 0) & (distance < (window or length))
-
-
-def _explicit(
-    query_BHTD: torch.Tensor,
-    key_BHTD: torch.Tensor,
-    value_BHTD: torch.Tensor,
-    scaling: float | None,
-    dropout: float,
-    mask_TT: torch.Tensor | None,
-    cap: float | None,
-    sinks_H: torch.Tensor | None,
-) -> torch.Tensor:
-    """Attention of one segment, step by step, with what no fused kernel does: a soft cap on the
-    scores (arXiv:2408.00118, section 2), or a sink in each head that takes a share of its attention
-    (arXiv:2508.10925, section 2).
-    """
-    length, repeats = key_BHTD.shape[2], query_BHTD.shape[1] // key_BHTD.shape[1]
-    count = query_BHTD.shape[2]  # the last of them
-    key, value = (x.repeat_interleave(repeats, dim=1) for x in (key_BHTD, value_BHTD))
-    scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query_BHTD @ key.transpose(2, 3) * scale).float()
-    if cap is not None:
-        scores = cap * torch.tanh(scores / cap)
-    if mask_TT is None:
-        mask_TT = _seen(length, None, scores.device)
-    scores = scores.masked_fill(~mask_TT, float("-inf"))
-    if sinks_H is not None:
-        sinks = sinks_H.float().view(1, -1, 1, 1).expand(len(scores), -1, count, -1)
-        scores = torch.cat([scores, sinks], dim=-1)
-    shares = scores.softmax(-1)[..., :length].to(value.dtype)
-    return F.dropout(shares, dropout) @ value
 
 
 def _proving_attention(
