@@ -5,6 +5,7 @@ Plain numbers, so that a checkpoint in the middle of a round holds them to the b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -43,14 +44,6 @@ class Answer:
         """Tokens that the model wrote."""
         return sum(self.own)
 
-    def sample(self, weight: float) -> Sample:
-        """Tokens and weights as every part below knows them."""
-        own = np.array(self.own, np.float32) * weight
-        weights = np.concatenate([np.zeros(len(self.prompt), np.float32), own])
-        tokens = np.array([*self.prompt, *self.tokens], np.int32)
-        media = tuple(Media(kind, source) for kind, source in self.media)  # type: ignore[arg-type]
-        return Sample(tokens, weights, self.place, media)
-
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
@@ -66,6 +59,42 @@ def answer_of(episode: Episode, rewards: Sequence[float]) -> Answer:
         episode.text or "", list(rewards),
         [(medium.kind, medium.source) for medium in episode.said.media],
     )  # fmt: skip
+
+
+def samples_of(answers: Sequence[Answer], weights: Sequence[float]) -> list[Sample]:
+    """Answers as every part below knows them; those to one prompt that lie side by side are one
+    sample, whose prompt can be read once.
+
+    Args:
+        answers: in the order of the learned tokens.
+        weights: what each token of an answer counts for.
+    """
+    made = []
+    numbered = enumerate(zip(answers, weights, strict=True))
+    for _, group in itertools.groupby(numbered, key=_alike):
+        members = [pair for _, pair in group]
+        first = members[0][0]
+        tokens = [[*answer.prompt, *answer.tokens] for answer, _ in members]
+        counts = [
+            [0.0] * len(answer.prompt) + [weight * own for own in answer.own]
+            for answer, weight in members
+        ]
+        made.append(
+            Sample(
+                np.concatenate([np.array(part, np.int32) for part in tokens]),
+                np.concatenate([np.array(part, np.float32) for part in counts]),
+                first.place,
+                tuple(Media(kind, source) for kind, source in first.media),  # type: ignore[arg-type]
+                parts=tuple(map(len, tokens)) if len(tokens) > 1 else (),
+            )
+        )
+    return made
+
+
+def _alike(numbered: tuple[int, tuple[Answer, float]]) -> object:
+    """Equal for answers that may share a prompt; what is made of media is never shared."""
+    number, (answer, _) = numbered
+    return number if answer.media else answer.prompt
 
 
 def learned(answer: Answer, section: PolicySection) -> bool:

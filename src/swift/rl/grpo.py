@@ -29,7 +29,7 @@ from swift.data.stream import Order
 from swift.errors import ResourceError
 from swift.parallel.mesh import Mesh
 from swift.rl.advantage import advantages, total, without_signal
-from swift.rl.answers import Answer, answer_of, weights_of
+from swift.rl.answers import Answer, answer_of, samples_of, weights_of
 from swift.rl.objective import PolicyBatch, joined, policy_batch
 from swift.rl.rollout import FAULTS as OF_ROLLOUT
 from swift.rl.rollout import Episode, Question, Rollout, seed_of
@@ -123,7 +123,9 @@ class Rounds:
             )
         if self.measures.steps > 1:  # so that no step is made of a few prompts alone
             random = torch.Generator().manual_seed(seed_of(self.seed, self.step))
-            answers = [answers[i] for i in torch.randperm(count, generator=random).tolist()]
+            dealt = torch.randperm(count, generator=random).split(self.measures.batch_size)
+            # within a micro-batch those to one prompt lie side by side: it is read once
+            answers = [answers[i] for part in dealt for i in part.sort().values.tolist()]
         if self._needs_scores():
             with self._watch("score_s"):
                 self._score(answers)
@@ -203,7 +205,8 @@ class Rounds:
         entropies: dict[int, list[float]] = {}
         for step in range(self.measures.steps):
             for part in self._parts(step):
-                seen = self.read(self.lay([answers[i].sample(1.0) for i in part]))
+                chosen = [answers[i] for i in part]
+                seen = self.read(self.lay(samples_of(chosen, [1.0] * len(part))))
                 at = 0
                 for i in part:
                     span = slice(at, at + answers[i].length)
@@ -268,7 +271,7 @@ class Rounds:
         for number, part in enumerate(self._parts(step)):
             answers = [self.answers[i] for i in part]
             pairs = [self._weights(answer) for answer in answers]
-            batch = self.lay([a.sample(w) for a, (w, _) in zip(answers, pairs, strict=True)])
+            batch = self.lay(samples_of(answers, [token for token, _ in pairs]))
             used = [a for a, (w, _) in zip(answers, pairs, strict=True) if w]
             weight = sum(whole for _, whole in pairs) + spare
             made.append(self._batch(batch, used, weight, number == 0))

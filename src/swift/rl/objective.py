@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from swift.config.policy import PolicySection
 from swift.data.batch import Batch
-from swift.data.stream import PLAIN
+from swift.data.stream import Collate
 from swift.losses.drawn import Believed, Draw, believed
 from swift.losses.loss import Loss
 from swift.losses.policy import Acted, policy_loss
@@ -57,7 +57,7 @@ def policy_batch(plain: Batch, weight: float, **columns: Any) -> PolicyBatch:
 class PolicyObjective(nn.Module):
     """The policy loss of answers, with what the trainer and the engine think of each other."""
 
-    unit, collate = "answers", PLAIN
+    unit, collate = "answers", Collate(share=True)
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class PolicyObjective(nn.Module):
         if batch.engine_drawn_N is not None:
             engine_N = batch.engine_drawn_N
         acted = Acted(
-            batch.sequence_N, len(batch.places), batch.weights_N, batch.advantage_N,
+            batch.sequence_N, len(batch.ends_Q), batch.weights_N, batch.advantage_N,
             batch.old_N, engine_N, batch.reference_drawn_N, batch.keep_N,
         )  # fmt: skip
         loss = policy_loss(seen.drawn, acted, self._section)

@@ -242,7 +242,6 @@ def make_rounds(
     judges, weights = find_judges(session, config.reward, config.rollout)
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
-    collate = replace(learner.collate, share=False)
     return Rounds(
         rollout=Rollout(engine, renderer, config.rollout, make),
         judges=judges,
@@ -253,7 +252,7 @@ def make_rounds(
         ),
         section=config.rlhf,
         measures=measures_of(config, plan.order),
-        lay=lambda samples: collate(list(samples)),
+        lay=lambda samples: learner.collate(list(samples)),
         read=partial(ask, session, module, config.rlhf),
         mesh=mesh,
         seed=config.train.seed,
