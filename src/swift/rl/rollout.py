@@ -38,6 +38,7 @@ class Episode:
     question: Question
     said: Conversation  # so far
     prompt: list[int]
+    given: list[int]  # what the prompt begins the answer with
     tokens: list[int] = field(default_factory=list)  # behind the prompt
     own: list[bool] = field(default_factory=list)  # which of these the model wrote
     logprobs: list[float] = field(default_factory=list)  # of the engine; 0 where not its own
@@ -53,6 +54,15 @@ class Episode:
     def written(self) -> list[int]:
         """The tokens that the model wrote."""
         return [token for token, own in zip(self.tokens, self.own, strict=True) if own]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A conversation as the model reads it."""
+
+    asked: Conversation  # kept, so that no other has its identity
+    prompt: list[int]
+    given: list[int]
 
 
 @dataclass
@@ -73,7 +83,10 @@ class Rollout:
             seeds: of each episode; the same seed gives the same answer, whatever its neighbours.
         """
         worlds = [self.make() if self.make else None for _ in questions]
-        episodes = [self._begin(q, world) for q, world in zip(questions, worlds, strict=True)]
+        known: dict[int, _Known] = {}
+        episodes = [
+            self._begin(q, world, known) for q, world in zip(questions, worlds, strict=True)
+        ]
         for turn in range(self.section.max_turns if self.make else 1):
             active = [i for i, episode in enumerate(episodes) if not episode.finish]
             size = self.section.batch_size or len(active) or 1
@@ -88,7 +101,9 @@ class Rollout:
             episode.finish = episode.finish or "turns"
         return episodes
 
-    def _begin(self, question: Question, world: Environment | None) -> Episode:
+    def _begin(
+        self, question: Question, world: Environment | None, known: dict[int, _Known]
+    ) -> Episode:
         asked, finish = question.asked, ""
         try:
             if world is not None:
@@ -96,8 +111,12 @@ class Rollout:
         except Exception:
             self.faults["environment"] += 1
             finish = "failed"
-        prompt = self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
-        episode = Episode(question, asked, prompt, finish=finish)
+        if id(asked) not in known:  # the answers to one question have one prompt
+            said = (asked.messages, asked.tools, asked.template_kwargs)
+            rendered = self.renderer.prompt(*said), self.renderer.given(*said)
+            known[id(asked)] = _Known(asked, *rendered)
+        one = known[id(asked)]
+        episode = Episode(question, asked, one.prompt, one.given, finish=finish)
         return episode if finish else self._fitting(episode)
 
     def _fitting(self, episode: Episode) -> Episode:
@@ -142,7 +161,7 @@ class Rollout:
             episode.finish = "failed"
             return
         tokens, kwargs = completion.tokens, episode.said.template_kwargs
-        given = self.renderer.given(episode.said.messages, episode.said.tools, kwargs)
+        given = episode.given
         answer = self.renderer.parse([*given, *tokens], kwargs)
         end = next((i for i, t in enumerate(tokens) if t in self.renderer.stop_ids), len(tokens))
         episode.text = self.renderer.tokenizer.decode([*given, *tokens[:end]])
@@ -181,7 +200,9 @@ class Rollout:
         episode.own += [False] * len(between)
         episode.logprobs += [0.0] * len(between)
         episode.drawn += [0.0] * len(between)
-        episode.said = replace(episode.said, messages=(*episode.said.messages, *step.messages))
+        said = (*episode.said.messages, *step.messages)
+        episode.said = replace(episode.said, messages=said)
+        episode.given = self.renderer.given(said, episode.said.tools, kwargs)
         self._fitting(episode)
 
 

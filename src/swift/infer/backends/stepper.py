@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from swift.infer.backends.padded import left_padded
 from swift.infer.backends.window import Keys, Window
 from swift.models.load import is_out_of_memory
 
@@ -41,12 +42,16 @@ class Prompt:
 
     def layers(self) -> list[Keys]:
         """Keys and values of each layer."""
-        found: list[Keys] = []
-        for layer in self.cache.layers:
-            assert isinstance(layer, DynamicLayer)
-            assert layer.keys is not None and layer.values is not None
-            found.append((layer.keys, layer.values))
-        return found
+        return _pairs(self.cache)
+
+
+def _pairs(cache: DynamicCache) -> list[Keys]:
+    found: list[Keys] = []
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer)
+        assert layer.keys is not None and layer.values is not None
+        found.append((layer.keys, layer.values))
+    return found
 
 
 class Stepper:
@@ -96,18 +101,45 @@ class Stepper:
         prompt.shift = self._shift() if seeing else prompt.shift
         return logits[0, -1].float() if prompt.done else None
 
-    def join(self, prompt: Prompt) -> None:
-        """Let a prompt that was read run as the last row; all rows are lost where that fails."""
+    def read_together(self, prompts: Sequence[Prompt], pad: int) -> torch.Tensor:
+        """Read whole prompts in one pass; float32 logits (B, V) of what follows each.
+
+        Args:
+            prompts: not begun, without images.
+            pad: any id; padding is masked.
+        """
+        ids, mask = left_padded([prompt.tokens for prompt in prompts], pad)
+        mask = mask.to(self._device)
+        cache = DynamicCache()
+        run, more = self._call([prompt.adapter for prompt in prompts])
+        logits = run(
+            input_ids=ids.to(self._device),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            **{**self._last, **more},
+        ).logits
+        for i, prompt in enumerate(prompts):
+            prompt.read = length = len(prompt.tokens)
+            own = [(k[i : i + 1, :, -length:], v[i : i + 1, :, -length:]) for k, v in _pairs(cache)]
+            prompt.cache = DynamicCache(own)
+        return logits[:, -1].float()
+
+    def join(self, prompt: Prompt, copies: int = 1) -> None:
+        """Let a prompt that was read run as the last row, or several; all rows are lost where that
+        fails.
+        """
         keys = prompt.layers()
         if self._window is None:
             self._window = Window(len(keys))
         try:
-            self._window.join(keys)
+            self._window.join(keys, copies)
         except BaseException:  # memory, say: some layers may have moved, others not
             self.clear()
             raise
-        self._adapters.append(prompt.adapter)
-        self._shifts.append(prompt.shift)
+        self._adapters += [prompt.adapter] * copies
+        self._shifts += [prompt.shift] * copies
 
     def _shift(self) -> int:
         """By how much a model that turns images in several dimensions moved what is behind them."""

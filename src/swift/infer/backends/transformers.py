@@ -23,6 +23,7 @@ from swift.infer.backends.embed import Pooling, embed, pooling_of
 from swift.infer.backends.padded import generate_padded, prompt_logprobs
 from swift.infer.backends.scheduler import Job, Scheduler
 from swift.infer.backends.stepper import cache_tokens, joins
+from swift.infer.backends.together import generate_together
 from swift.infer.choose import Row, room
 from swift.infer.engine import Ability, Completion, Piece, Request, check
 from swift.infer.guide import Guides
@@ -69,7 +70,7 @@ class TransformersEngine:
             self._using,
             self._adapters.call,
             self._features,
-            joins=lambda: joins(model, vocabulary(model)),
+            joins=lambda: self._can_join,
             pad=self._pad,
             rows=max_rows,
             tokens=lambda: cache_tokens(model),
@@ -89,8 +90,11 @@ class TransformersEngine:
                     run, more = self._adapters.call([row.request.adapter])
                     more = {**self._features([row]), **more}
                     row.prompt_logprobs = prompt_logprobs(run, row.request.tokens, more)
-            run, more = self._adapters.call([row.request.adapter for row in rows])
-            generate_padded(run, rows, self._pad, {**self._features(rows), **more})
+            if len(rows) > 1 and not any(row.request.media for row in rows) and self._can_join:
+                generate_together(self._model, self._adapters.call, rows, self._pad)
+            else:
+                run, more = self._adapters.call([row.request.adapter for row in rows])
+                generate_padded(run, rows, self._pad, {**self._features(rows), **more})
         return [row.completion() for row in rows]
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
@@ -138,6 +142,10 @@ class TransformersEngine:
     def _pooling(self) -> Pooling:
         folder = self._model.name_or_path
         return pooling_of(Path(folder)) if folder else "last"
+
+    @cached_property
+    def _can_join(self) -> bool:
+        return joins(self._model, vocabulary(self._model))
 
     @property
     def joins(self) -> bool | None:

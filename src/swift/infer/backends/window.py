@@ -74,22 +74,23 @@ class Window:
         """Tokens of the longest row."""
         return max(self.lengths, default=0)
 
-    def join(self, prompt: Sequence[Keys]) -> None:
+    def join(self, prompt: Sequence[Keys], copies: int = 1) -> None:
         """Add a row behind the others.
 
         Args:
             prompt: its keys and values, of each layer.
+            copies: such rows to add.
         """
-        length = prompt[0][0].shape[2]
-        if not self._fits(self.rows + 1, length):
-            self._move(1 << self.rows.bit_length(), max(length, self.width), prompt)
+        length, rows = prompt[0][0].shape[2], self.rows + copies
+        if not self._fits(rows, length):
+            self._move(1 << (rows - 1).bit_length(), max(length, self.width), prompt)
         place = slice(self.right - length, self.right)
         for layer, (keys, values) in zip(self._layers, prompt, strict=True):
             assert layer.keys is not None and layer.values is not None
-            layer.keys[self.rows, :, place] = keys[0]
-            layer.values[self.rows, :, place] = values[0]
-        self.rows += 1
-        self.lengths.append(length)
+            layer.keys[self.rows : rows, :, place] = keys
+            layer.values[self.rows : rows, :, place] = values
+        self.rows = rows
+        self.lengths += [length] * copies
         self.left = self.right - self.width
 
     def leave(self, row: int) -> None:
