@@ -90,8 +90,9 @@ def pack(
         return int(content[-1]) + 1 if len(content) else len(tokens)
 
     for sample in samples:
-        lengths = [read(tokens) for tokens, _ in sample.sequences]
-        laid.add(sample.sequences, lengths, share=share and not sample.media)
+        sequences = sample.sequences
+        lengths = [read(tokens) for tokens, _ in sequences]
+        laid.add(sequences, lengths, share=share and not sample.media)
     count = laid.size
     if filling := -count % multiple if count else multiple:
         laid.segment(np.zeros(filling, np.int64), 0, -1)
@@ -108,7 +109,7 @@ def pack(
         np.array(laid.ends, np.int64),
         _joined(reference, np.float32) if reference else None,
         np.array([label for sample in samples for label in sample.labels], np.float32),
-        _owners([len(sample.sequences) for sample in samples]),
+        _owners([len(sample.parts) or 1 for sample in samples]),
         _owners([len(sample.labels) for sample in samples]),
         count,
         tuple(sample.place for sample in samples),

@@ -6,7 +6,7 @@ does not depend on its neighbours. Axes: N rows, V vocabulary.
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,13 +53,19 @@ class Row:
         seed = request.sampling.seed
         if seed is None:  # torch's own seed decides, so that a run repeats
             seed = int(torch.randint(2**62, ()))
-        self._random = random.Random(seed)
+        self._seed, self._draws = seed, 0
         longest = max((len(text.encode()) for text in request.sampling.stop), default=0)
         self._tail = longest + 8  # no token stands for less than a byte; a few for what is cut
 
     def draw(self) -> float:
-        """The row's next random number in [0, 1)."""
-        return self._random.random()
+        """The row's next random number in [0, 1): a hash of its seed and of how many came before.
+
+        A generator of pseudorandom numbers would take longer to seed than an answer needs of it.
+        """
+        text = b"%d:%d" % (self._seed, self._draws)
+        self._draws += 1
+        found = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+        return (found >> 11) * 2.0**-53
 
     def shape(self, logits_V: torch.Tensor) -> None:
         """Change logits in place by all rules that come before temperature."""

@@ -113,9 +113,15 @@ def _plain(args: tuple[Any, ...]) -> bool:
     )
 
 
-def fast_linear() -> contextlib.AbstractContextManager[Any]:
-    """Within it, float32 linear layers on the CPU use the faster library."""
-    return _Fast() if onednn_wins() else contextlib.nullcontext()
+def fast_linear(model: torch.nn.Module | None = None) -> contextlib.AbstractContextManager[Any]:
+    """Within it, float32 linear layers on the CPU use the faster library.
+
+    Args:
+        model: what runs; where all its weights are so small that nothing is gained, PyTorch is left
+            alone. None: that is not known.
+    """
+    small = model is not None and all(p.numel() < _WORTHWHILE for p in model.parameters())
+    return _Fast() if onednn_wins() and not small else contextlib.nullcontext()
 
 
 def keep_freed_memory() -> None:

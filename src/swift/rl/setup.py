@@ -235,7 +235,7 @@ def make_rounds(
     if engine is None:
         words = load_tokenizer(session.base, trust_remote_code=config.model.trust_remote_code)
         live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
-        engine = LiveEngine(live, partial(computing, session))
+        engine = LiveEngine(live, partial(computing, session, learner.tuned.model))
     check_prompts(engine, asked.questions, renderer)
     name, settings = config.rollout.environment, config.rollout.environment_settings
     make = None if name is None else partial(registry.load("environment", name), settings)
@@ -261,11 +261,11 @@ def make_rounds(
 
 
 @contextlib.contextmanager
-def computing(session: Session) -> Iterator[None]:
+def computing(session: Session, model: nn.Module) -> Iterator[None]:
     """Computing as a training step does, without gradients."""
     mixed = session.compute != torch.float32
     format = torch.autocast(session.mesh.device.type, session.compute, enabled=mixed)
-    with torch.no_grad(), format, fast_linear():
+    with torch.no_grad(), format, fast_linear(model):
         yield
 
 
@@ -292,7 +292,7 @@ class LiveEngine:
 def ask(session: Session, module: PolicyObjective, section: PolicySection, batch: Batch) -> Scored:
     """What policy and reference think of the learned tokens of a batch."""
     batch = batch.to(session.mesh.device)
-    with computing(session):
+    with computing(session, module):
         seen = module.read(batch)
         reference = None if section.reference_free else module.reference(batch).tolist()
     return Scored(seen.drawn.tolist(), seen.plain.tolist(), seen.entropy.tolist(), reference)

@@ -80,7 +80,10 @@ def build_learner(
         language=plan.budget.again,
         towers=plan.budget.again if towers is None else towers,
         # the same way as the first time: a backward pass leaves the first context
-        settings={"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linear())},
+        settings={
+            "use_reentrant": False,
+            "context_fn": lambda: (nullcontext(), fast_linear(model)),
+        },
     )
     objective: Any = build(session, tuned, layout)
     unit, collate = objective.unit, _collate(session, objective.collate, model, layout, data)

@@ -98,7 +98,7 @@ def _step(job: Job, state: TrainState, window: list[Batch]) -> bool:
     weight, total_positions, stop = job.mesh.sum([local, positions, float(job.stopping())])
     sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(window):
-        with job.spread.exchange(now=number == len(window) - 1), fast_linear():
+        with job.spread.exchange(now=number == len(window) - 1), fast_linear(job.spread.module):
             out = run(job, batch)
             # gradients are averaged over the processes: times their number makes it a sum
             (out["total"] * (job.mesh.world.size / weight)).backward()
@@ -167,7 +167,7 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     weight = 0.0
     for window in job.evaluation():
         for batch in window:
-            with fast_linear():
+            with fast_linear(job.spread.module):
                 out = run(job, batch)
             _add(sums, out, torch.float64)
             weight += batch.weight

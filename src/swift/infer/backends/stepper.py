@@ -57,8 +57,15 @@ def _pairs(cache: DynamicCache) -> list[Keys]:
 class Stepper:
     """The rows of a model that runs step by step."""
 
-    def __init__(self, model: PreTrainedModel, call: Call) -> None:
-        self._device, self._call = model.device, call
+    def __init__(self, model: PreTrainedModel, call: Call, rows: int = 1) -> None:
+        """Begin without rows.
+
+        Args:
+            model: ready to generate.
+            call: what runs rows with given adapters.
+            rows: that there will be at least, where that is known.
+        """
+        self._device, self._call, self._least = model.device, call, rows
         known = inspect.signature(model.forward).parameters
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
         self._turning = [m for m in model.modules() if hasattr(m, "rope_deltas")]
@@ -132,7 +139,7 @@ class Stepper:
         """
         keys = prompt.layers()
         if self._window is None:
-            self._window = Window(len(keys))
+            self._window = Window(len(keys), self._least)
         try:
             self._window.join(keys, copies)
         except BaseException:  # memory, say: some layers may have moved, others not

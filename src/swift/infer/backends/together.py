@@ -28,7 +28,7 @@ def generate_together(model: PreTrainedModel, call: Call, rows: Sequence[Row], p
         rows: at their beginning, without media.
         pad: any id; padding is masked.
     """
-    stepper = Stepper(model, call)
+    stepper = Stepper(model, call, len(rows))
     alike: dict[tuple[str | None, tuple[int, ...]], list[Row]] = defaultdict(list)
     for row in rows:
         alike[row.request.adapter, tuple(row.request.tokens)].append(row)

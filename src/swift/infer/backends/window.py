@@ -62,8 +62,14 @@ class _Layer(CacheLayerMixin):
 class Window:
     """The cache of a batch whose rows come and go."""
 
-    def __init__(self, layers: int) -> None:
-        self.rows = 0
+    def __init__(self, layers: int, rows: int = 1) -> None:
+        """Begin with none.
+
+        Args:
+            layers: of the model.
+            rows: that there will be at least, where that is known.
+        """
+        self.rows, self._least = 0, rows
         self.left = self.right = 0  # live columns, of the buffers
         self.lengths: list[int] = []  # tokens of each row
         self._layers = [_Layer(self) for _ in range(layers)]
@@ -83,7 +89,9 @@ class Window:
         """
         length, rows = prompt[0][0].shape[2], self.rows + copies
         if not self._fits(rows, length):
-            self._move(1 << (rows - 1).bit_length(), max(length, self.width), prompt)
+            self._move(
+                max(self._least, 1 << (rows - 1).bit_length()), max(length, self.width), prompt
+            )
         place = slice(self.right - length, self.right)
         for layer, (keys, values) in zip(self._layers, prompt, strict=True):
             assert layer.keys is not None and layer.values is not None
