@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from swift.infer.backends.padded import left_padded
-from swift.infer.backends.window import Keys, Window
+from swift.infer.backends.window import SLACK, Keys, Window
 from swift.models.load import is_out_of_memory
 
 Call = Callable[[Sequence[str | None]], tuple[Any, Mapping[str, Any]]]
@@ -57,15 +57,18 @@ def _pairs(cache: DynamicCache) -> list[Keys]:
 class Stepper:
     """The rows of a model that runs step by step."""
 
-    def __init__(self, model: PreTrainedModel, call: Call, rows: int = 1) -> None:
+    def __init__(
+        self, model: PreTrainedModel, call: Call, rows: int = 1, grow: int = SLACK
+    ) -> None:
         """Begin without rows.
 
         Args:
             model: ready to generate.
             call: what runs rows with given adapters.
-            rows: that there will be at least, where that is known.
+            rows: as of :class:`Window`.
+            grow: as of :class:`Window`.
         """
-        self._device, self._call, self._least = model.device, call, rows
+        self._device, self._call, self._sizes = model.device, call, (rows, grow)
         known = inspect.signature(model.forward).parameters
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
         self._turning = [m for m in model.modules() if hasattr(m, "rope_deltas")]
@@ -139,7 +142,7 @@ class Stepper:
         """
         keys = prompt.layers()
         if self._window is None:
-            self._window = Window(len(keys), self._least)
+            self._window = Window(len(keys), *self._sizes)
         try:
             self._window.join(keys, copies)
         except BaseException:  # memory, say: some layers may have moved, others not

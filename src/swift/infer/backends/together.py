@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from swift.infer.backends.stepper import Call, Prompt, Stepper
+from swift.infer.backends.window import SLACK
 from swift.infer.choose import Row, advance
 
 _READ = 8192  # tokens, padding included, that are read at once
@@ -28,7 +29,7 @@ def generate_together(model: PreTrainedModel, call: Call, rows: Sequence[Row], p
         rows: at their beginning, without media.
         pad: any id; padding is masked.
     """
-    stepper = Stepper(model, call, len(rows))
+    stepper = Stepper(model, call, len(rows), min(SLACK, max(row.limit for row in rows)))
     alike: dict[tuple[str | None, tuple[int, ...]], list[Row]] = defaultdict(list)
     for row in rows:
         alike[row.request.adapter, tuple(row.request.tokens)].append(row)

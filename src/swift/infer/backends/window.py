@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_SLACK = 256  # columns to grow into before everything is copied once more
+SLACK = 256  # columns to grow into, where it is not known how many there will be
 
 Keys = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of one layer, (1, H, T, D)."""
@@ -62,14 +62,15 @@ class _Layer(CacheLayerMixin):
 class Window:
     """The cache of a batch whose rows come and go."""
 
-    def __init__(self, layers: int, rows: int = 1) -> None:
+    def __init__(self, layers: int, rows: int = 1, grow: int = SLACK) -> None:
         """Begin with none.
 
         Args:
             layers: of the model.
             rows: that there will be at least, where that is known.
+            grow: columns to grow into before everything is copied once more.
         """
-        self.rows, self._least = 0, rows
+        self.rows, self._least, self._grow = 0, rows, grow
         self.left = self.right = 0  # live columns, of the buffers
         self.lengths: list[int] = []  # tokens of each row
         self._layers = [_Layer(self) for _ in range(layers)]
@@ -141,13 +142,13 @@ class Window:
 
     def _move(self, height: int, width: int, like: Sequence[Keys]) -> None:
         """Into new buffers of the format of ``like``: live columns only, with room to go on."""
-        right = width + _SLACK
+        right = width + self._grow
         old = slice(self.left, self.right)
         new = slice(right - (self.right - self.left), right)
         for layer, formats in zip(self._layers, like, strict=True):
             made = []
             for before, shape in zip((layer.keys, layer.values), formats, strict=True):
-                buffer = shape.new_zeros(height, shape.shape[1], right + _SLACK, shape.shape[3])
+                buffer = shape.new_zeros(height, shape.shape[1], right + self._grow, shape.shape[3])
                 if self.rows:
                     assert before is not None
                     buffer[: self.rows, :, new] = before[: self.rows, :, old]
