@@ -203,18 +203,21 @@ class TransformersEngine:
     def _using(self) -> Iterator[PreTrainedModel]:
         """The model, ready to generate and nobody else's; without gradients.
 
+        Only modules that train are told, and told back: a round has less than a step's time for it.
         Not ``torch.inference_mode``: what a model makes and keeps in it (rotary tables, say) could
         not be trained with afterwards.
         """
         with self._alone(), torch.no_grad():
-            model, training = self._model, self._model.training
-            attention = attention_of(model)
-            model.eval()
+            model, attention = self._model, attention_of(self._model)
+            training = [module for module in model.modules() if module.training]
+            for module in training:
+                module.training = False
             try:
                 self._attend(attention)
                 yield model
             finally:
-                model.train(training)
+                for module in training:
+                    module.training = True
                 if attention_of(model) != attention:
                     set_attention(model, attention)
 
