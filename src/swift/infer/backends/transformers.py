@@ -44,6 +44,7 @@ class TransformersEngine:
         attention: str = "auto",
         marks: Callable[[], Marks] | None = None,
         max_rows: int = 64,
+        kept: float = 0.0,
     ) -> None:
         """Take a model. Its mode and attention are its owner's again after every call, so that it
         can be trained in between.
@@ -54,6 +55,8 @@ class TransformersEngine:
             attention: its implementation.
             marks: how media are written, asked for when there are some.
             max_rows: most answers of :meth:`stream` that run at once.
+            kept: share of their cache for prompts that were read, so that others that begin alike
+                are not read whole. Only where no weights change but by this engine.
         """
         self._model = model
         missing = {Ability.PAUSE} if marks else {Ability.PAUSE, Ability.MEDIA}
@@ -73,6 +76,7 @@ class TransformersEngine:
             pad=self._pad,
             rows=max_rows,
             tokens=lambda: cache_tokens(model),
+            kept=kept,
         )
 
     def generate(
@@ -162,6 +166,7 @@ class TransformersEngine:
             self._scheduler.wait_until_unused(name)
             with self._alone():
                 self._adapters.unload(name)
+                self._scheduler.prefixes.drop(name)
         finally:
             self._leaving.discard(name)
 
