@@ -38,7 +38,7 @@ def learn(name: str, place: Path, model: str, steps: int) -> Path:
     data = place / f"{name}.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = [sys.executable, "-m", "swift", "sft", "--model", model, "--dataset", str(data)]
-    words += ["--max_steps", str(steps), "--learning_rate", "1e-3", "--lora_rank", "8"]
+    words += ["--num_train_epochs", str(steps), "--learning_rate", "1e-3", "--lora_rank", "8"]
     words += ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
     words += ["--report_to", "none", "--output_dir", str(place / name)]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
