@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -73,9 +73,29 @@ class Round:
     worst_s: float  # 99th percentile of the pauses between events
 
 
-async def hear(client: Client, model: str, text: str, new: int) -> Heard:
+@dataclass(frozen=True)
+class Load:
+    """What every client asks."""
+
+    tokenizer: Any
+    new: int  # most tokens of an answer
+    system: int  # sentences of a system prompt that all share
+
+    def messages(self, number: int) -> list[dict[str, str]]:
+        """A question that is not asked twice."""
+        asked = [{"role": "user", "content": question(number)}]
+        rules = "You answer for the town library: be brief, be kind, and never guess. "
+        return [{"role": "system", "content": rules * self.system}, *asked][not self.system :]
+
+    def length(self) -> int:
+        """Tokens of a prompt and half of its answer."""
+        ids = self.tokenizer.apply_chat_template(self.messages(0), return_dict=False)
+        return len(ids) + self.new // 2
+
+
+async def hear(client: Client, model: str, load: Load, number: int) -> Heard:
     body = {
-        "model": model, "messages": [{"role": "user", "content": text}], "max_tokens": new,
+        "model": model, "messages": load.messages(number), "max_tokens": load.new,
         "temperature": 0, "stream": True,
     }  # fmt: skip
     heard, before = Heard(), time.perf_counter()
@@ -92,16 +112,16 @@ async def hear(client: Client, model: str, text: str, new: int) -> Heard:
     return heard
 
 
-async def measure(one: Contender, clients: int, first: int, new: int, tokenizer: Any) -> Round:
+async def measure(one: Contender, clients: int, first: int, load: Load) -> Round:
     """A round: every client asks one question, all at once; none has been asked before."""
     async with contextlib.AsyncExitStack() as stack:
         each = [await stack.enter_async_context(Client(Address(one.url))) for _ in range(clients)]
         before, begun = one.processor_s(), time.perf_counter()
         heard = await asyncio.gather(
-            *(hear(c, one.model, question(first + i), new) for i, c in enumerate(each))
+            *(hear(c, one.model, load, first + i) for i, c in enumerate(each))
         )
         took_s, used_s = time.perf_counter() - begun, one.processor_s() - before
-    sizes = [len(tokenizer(h.text, add_special_tokens=False)["input_ids"]) for h in heard]
+    sizes = [len(load.tokenizer(h.text, add_special_tokens=False)["input_ids"]) for h in heard]
     pace = [(h.last_s - h.first_s) / max(1, n - 1) for h, n in zip(heard, sizes, strict=True)]
     gaps = [gap for h in heard for gap in h.gaps_s]
     worst = quantiles(gaps, n=100)[-1] if len(gaps) > 1 else 0.0
@@ -198,6 +218,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64, help="most new ones of an answer")
+    parser.add_argument("--system", type=int, default=0, help="sentences of a shared system prompt")
     parser.add_argument("--vllm", default="", help="Python of an environment with vLLM")
     parser.add_argument("--without", nargs="*", default=[], help="servers to leave out")
     given = parser.parse_args()
@@ -206,23 +227,23 @@ def main() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{int(threads) - 1}")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
     folder = locate_model(given.model, dtype="bfloat16")
-    tokenizer = load_tokenizer(folder)
+    load = Load(load_tokenizer(folder), given.tokens, given.system)
     begun, number = time.perf_counter(), 0
     rounds: dict[tuple[str, int], list[Round]] = defaultdict(list)
     with running(given, folder) as contenders:
         print(f"started in {time.perf_counter() - begun:.0f} s", flush=True)
         for one in contenders:
-            asyncio.run(measure(one, 2, number := number + 100, 4, tokenizer))  # warm
+            asyncio.run(measure(one, 2, number := number + 100, replace(load, new=4)))  # warm
         for _ in range(given.rounds):
             for clients in given.clients:
                 for one in contenders:
                     number += 100
-                    found = asyncio.run(measure(one, clients, number, given.tokens, tokenizer))
+                    found = asyncio.run(measure(one, clients, number, load))
                     rounds[one.name, clients].append(found)
             print(f"{time.perf_counter() - begun:.0f} s", flush=True)
     order = [one.name for one in contenders]
     ordered = sorted(rounds.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
-    report(dict(ordered), folder, 105 + given.tokens // 2)
+    report(dict(ordered), folder, load.length())
 
 
 if __name__ == "__main__":
