@@ -32,6 +32,8 @@ from swift.hub.locate import locate_model
 from swift.infer.backends.client import Address, Client
 from swift.infer.backends.server import Server, free_port
 
+THEIRS = "transformers serve"
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -159,7 +161,7 @@ def running(given: argparse.Namespace, folder: Path) -> Iterator[list[Contender]
     theirs = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
     theirs += ["--continuous-batching", "--cb-num-blocks", "512", "--dtype", "bfloat16"]
     theirs += ["--attn-implementation", "sdpa", "--host", "127.0.0.1"]
-    wanted = {"swift deploy": swift, "transformers serve": theirs}
+    wanted = {"swift deploy": swift, THEIRS: theirs}
     wanted |= {"swift deploy, vLLM": vllm} if given.vllm else {}
     with contextlib.ExitStack() as stack:
         made = []
@@ -175,7 +177,7 @@ def running(given: argparse.Namespace, folder: Path) -> Iterator[list[Contender]
         for name, url, server in made:
             server.wait(300, lambda _: None)
             process = psutil.Process(server.pid)
-            model = str(folder) if name == "transformers serve" else "m"
+            model = str(folder) if name == THEIRS else "m"
             found.append(Contender(name, f"{url}/v1", model, process))
             if "vLLM" in name:
                 found.append(Contender("vLLM alone", *behind(process), process))
@@ -220,6 +222,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="most new ones of an answer")
     parser.add_argument("--system", type=int, default=0, help="sentences of a shared system prompt")
     parser.add_argument("--vllm", default="", help="Python of an environment with vLLM")
+    parser.add_argument(
+        "--theirs", type=int, default=16, help="most clients of transformers serve: it takes long"
+    )
     parser.add_argument("--without", nargs="*", default=[], help="servers to leave out")
     given = parser.parse_args()
     threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -237,6 +242,8 @@ def main() -> None:
         for _ in range(given.rounds):
             for clients in given.clients:
                 for one in contenders:
+                    if one.name == THEIRS and clients > given.theirs:
+                        continue
                     number += 100
                     found = asyncio.run(measure(one, clients, number, load))
                     rounds[one.name, clients].append(found)
