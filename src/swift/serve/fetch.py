@@ -33,7 +33,9 @@ _KIND = re.compile(r"^[\w.+-]{1,60}/[\w.+-]{1,60}")
 _EMBEDDING = [ipaddress.ip_network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 
-_HOST = re.compile(r"((\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.I)
+_HOST = re.compile(
+    r"(?P<name>(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?", re.I
+)
 
 
 def is_host(text: str) -> bool:
@@ -63,15 +65,17 @@ def _parsed(url: str, hosts: Sequence[str]) -> SplitResult | None:
     host = parts.hostname
     if parts.scheme not in _PORTS or not host or parts.username or parts.password:
         return None
-    for one in hosts:
-        name, found, own = one.lower().rpartition(":") if one[-1:] != "]" else (one, "", "")
-        if not found or not own.isdigit():
-            name, own = one.lower(), ""
-        right = str(port) == own if own else port in (None, _PORTS[parts.scheme])
-        bare = name.strip("[]")
-        if right and (host == bare or (bare[:2] == "*." and host.endswith(bare[1:]))):
-            return parts
-    return None
+    own = (port or _PORTS[parts.scheme]) == _PORTS[parts.scheme]  # the scheme's own port
+    return parts if any(_is_at(host, port, own, one) for one in hosts) else None
+
+
+def _is_at(host: str, port: int | None, own: bool, permitted: str) -> bool:
+    """Whether host and port are those that are permitted."""
+    found = _HOST.fullmatch(permitted.lower())
+    if found is None or not (port == int(found["port"]) if found["port"] else own):
+        return False
+    name = found["name"].strip("[]")
+    return host == name or (name[:2] == "*." and host.endswith(name[1:]))
 
 
 def is_public(address: str) -> bool:
