@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
@@ -148,3 +149,16 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def deployed(place: Path, *words: object) -> Iterator[tuple[str, str, Command]]:
+    """A server: its address, what it said before, the process."""
+    command = start(["deploy", "--port", 0, *words], place)
+    try:
+        command.wait_for(lambda: "(Ctrl-C ends)" in command.text())
+        said, _, rest = command.text().partition("serving ")
+        assert rest, said
+        yield rest.split(" at ")[1].split()[0], said, command
+    finally:
+        command.kill()

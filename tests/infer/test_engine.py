@@ -128,8 +128,12 @@ def test_a_model_that_is_being_trained_is_left_as_it_was(checkpoint: Path) -> No
     )
     engine = TransformersEngine(model, load_tokenizer(checkpoint))
     kept = model.train().generation_config
+    modes = {name: name.startswith("model.layers.0") for name, _ in model.named_modules()}
+    for name, module in model.named_modules():
+        module.training = modes[name] or not name  # a part of it is frozen
     before = engine.generate([Request(PROMPTS[0], Sampling(6, logprobs=0))])[0]
-    assert model.training and model.config._attn_implementation == "eager"
+    assert {name: m.training for name, m in model.named_modules()} == {**modes, "": True}
+    assert model.config._attn_implementation == "eager"
     assert model.generation_config is kept
     tokens = torch.tensor([PROMPTS[0]])
     model(input_ids=tokens, labels=tokens).loss.backward()  # nothing in it is an inference tensor

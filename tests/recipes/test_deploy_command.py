@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import httpx
 import pytest
 import torch
 
-from processes import Command, fail, run, start
+from processes import deployed, fail, run
 from swift.chat.load import load_renderer
 from swift.chat.manifest import FILE, text_of
 from swift.models.load import load_model
@@ -35,19 +33,6 @@ def adapters(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         made.append(folder)
     (made[1] / FILE).write_text(text_of(load_renderer(checkpoint), "Be a bird."))
     return made
-
-
-@contextmanager
-def deployed(place: Path, *words: object) -> Iterator[tuple[str, str, Command]]:
-    """A server: its address, what it said before, the process."""
-    command = start(["deploy", "--port", 0, *words], place)
-    try:
-        command.wait_for(lambda: "(Ctrl-C ends)" in command.text())
-        said, _, rest = command.text().partition("serving ")
-        assert rest, said
-        yield rest.split(" at ")[1].split()[0], said, command
-    finally:
-        command.kill()
 
 
 def ask(address: str, model: str) -> str:

@@ -16,6 +16,7 @@ from swift.infer.engine import Sampling
 from swift.observe.log import Log
 from swift.serve.answer import Answerer
 from swift.serve.app import make_app
+from swift.serve.fetch import Fetcher
 from swift.serve.http import Bodies
 from swift.serve.keys import Caller, Keys
 from swift.serve.limits import Gate
@@ -66,6 +67,7 @@ def serve(
     max_body: int = 32 << 20,
     together: int = 64 << 20,
     body_timeout_s: float = 60.0,
+    fetcher: Fetcher | None = None,
 ) -> FastAPI:
     """An application over an engine."""
     service = Service(
@@ -73,10 +75,15 @@ def serve(
         Models(engine, "tiny"),
         gate or Gate(64, 64, 30),
         Metrics(),
-        Defaults(sampling or Sampling(400), most_media=most_media),
+        Defaults(
+            sampling or Sampling(400),
+            most_media=most_media,
+            hosts=fetcher.hosts if fetcher else (),
+        ),
         deadline_s,
         Log(speaking=False),
         recorder=recorder,
+        fetcher=fetcher,
     )
     bodies = Bodies(max_body, together, body_timeout_s)
     return make_app(service, keys or Keys({}, Caller("anyone")), bodies)

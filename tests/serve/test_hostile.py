@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
+import tracemalloc
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -191,9 +194,40 @@ def test_an_image_is_seen(seer: Any) -> None:
     assert more == 17
 
 
+def text_bomb() -> str:
+    """A PNG of 8 x 8 whose comment is 50 MB once it is unpacked."""
+    text = b"Comment\0\0" + zlib.compress(bytes(50 << 20))
+    kind = b"zTXt" + text
+    extra = len(text).to_bytes(4, "big") + kind + zlib.crc32(kind).to_bytes(4, "big")
+    plain = base64.b64decode(picture().partition(",")[2])
+    return "data:image/png;base64," + base64.b64encode(plain[:33] + extra + plain[33:]).decode()
+
+
+def archive() -> str:
+    """A zip of 10 MB of nothing, called a picture."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("a.png", bytes(10 << 20))
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_body_that_is_packed_is_not_unpacked(renderer: Renderer) -> None:
+    app = serve(SayingEngine(renderer, "x"), renderer)
+    body = gzip.compress(b'{"model": "' + b"a" * (50 << 20) + b'"}')
+    tracemalloc.start()
+    done = post(app, "/v1/chat/completions", body, **{"Content-Encoding": "gzip"})
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert done.status_code == 415 and "Content-Encoding" in done.json()["error"]["message"]
+    assert most < 5 << 20
+    assert chat(app).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("url", "word"),
     [
+        (text_bomb(), "image"),
+        (archive(), "image"),
         (bomb(), "pixels"),
         (picture(400, 400), "pixels"),
         ("data:image/png;base64,!!!!", "base64"),
@@ -201,7 +235,7 @@ def test_an_image_is_seen(seer: Any) -> None:
         ("data:image/png;base64," + base64.b64encode(b"%PDF-1.4 no picture").decode(), "image"),
         ("data:image/png;base64," + picture()[22:90], "image"),
     ],
-    ids=["bomb", "large", "base64", "plain", "pdf", "cut"],
+    ids=["text bomb", "archive", "bomb", "large", "base64", "plain", "pdf", "cut"],
 )
 def test_images_that_are_none(seer: Any, url: str, word: str) -> None:
     done = chat(seer, messages=seeing(url), max_tokens=2)

@@ -374,8 +374,11 @@ def _value(text: str) -> Any:
 
 def held_back(text: str, marks: Sequence[str]) -> int:
     """How many characters at the end of a text may still become one of the marks."""
-    most = max((len(mark) for mark in marks), default=0)
-    for size in range(min(most - 1, len(text)), 0, -1):
-        if any(mark.startswith(text[-size:]) for mark in marks if len(mark) > size):
-            return size
+    most = min(max((len(mark) for mark in marks), default=0) - 1, len(text))
+    tail, first = text[len(text) - most :], {mark[0] for mark in marks if mark}
+    for at, sign in enumerate(tail):
+        if sign in first and any(
+            len(mark) > most - at and mark.startswith(tail[at:]) for mark in marks
+        ):
+            return most - at
     return 0

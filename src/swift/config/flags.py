@@ -344,6 +344,7 @@ FLAGS: dict[str, Flag] = {
     "concurrency": _flag("serve.concurrency"),
     "max_body_mb": _flag("serve.max_body_mb"),
     "max_media": _flag("serve.max_media"),
+    "allowed_media_domains": _flag("serve.media_hosts"),
     "max_image_pixels": _flag("serve.max_image_pixels"),
     "max_answers": _flag("serve.max_answers"),
     "max_logprobs": _flag("serve.max_logprobs"),

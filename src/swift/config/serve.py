@@ -64,6 +64,13 @@ class ServeSection(Section):
     max_media: int = Field(16, ge=0)
     """Most images, videos and sounds in one request."""
 
+    media_hosts: Strings = []
+    """Hosts from which images, videos and sounds are fetched for clients, such as example.org,
+    *.example.org or example.org:8443. Names that lead to private addresses are refused."""
+
+    media_timeout_s: float = Field(10.0, gt=0)
+    """Longest time for all media of a request to be fetched."""
+
     max_image_pixels: int = Field(64_000_000, ge=1)
     """Most pixels of an image; a larger one is refused before it is decoded."""
 

@@ -34,6 +34,8 @@ from swift.tune.lora import load_adapter
 MEDIA = ("max_pixels", "min_pixels", "fps", "max_frames", "min_frames", "sampling_rate")
 """Settings that decide what a model gets of media."""
 
+_KEPT = 0.2  # of the cache, for prompts that others begin like
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -181,7 +183,9 @@ def _embed(
         model = peft.merge_and_unload() if section.merge else peft.get_base_model()
     model.config.use_cache = True
     tokenizer = load_tokenizer(words, trust_remote_code=section.trust_remote_code)
-    engine = TransformersEngine(model, tokenizer, section.attention, lambda: renderer.marks)
+    engine = TransformersEngine(
+        model, tokenizer, section.attention, lambda: renderer.marks, kept=_KEPT
+    )
     if settings.max_model_len is not None:
         engine.context = min(settings.max_model_len, engine.context or settings.max_model_len)
     return engine

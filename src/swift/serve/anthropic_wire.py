@@ -16,7 +16,7 @@ from swift.serve.wire import (
     MOST_TOOLS,
     Defaults,
     Wire,
-    count_media,
+    check_media,
     joined,
     medium,
     names_of,
@@ -184,7 +184,7 @@ def ask(wire: Prompt, defaults: Defaults) -> Ask:
     if wire.thinking is not None and wire.thinking.type != "adaptive":
         kwargs = {"enable_thinking": wire.thinking.type == "enabled"}
     conversation = Conversation(tuple(_messages(wire)), tools, kwargs)
-    count_media(len(conversation.media), defaults)
+    check_media(conversation, defaults)
     said: dict[str, Any] = {}
     if isinstance(wire, Request):
         said = {

@@ -269,7 +269,8 @@ def _add_words(app: FastAPI, service: Service) -> None:
         service.gate.admit(request.state.caller, 0)
         wire = await read(request, words.Tokenize)
         service.models.adapter_of(wire.model)
-        return await asyncio.to_thread(words.tokens_of, wire, answerer, defaults)
+        ask = await service.fetched(words.asked(wire, defaults))
+        return await asyncio.to_thread(words.tokens_of, wire, ask, answerer)
 
     async def detokenize(request: Request) -> dict[str, Any]:
         service.gate.admit(request.state.caller, 0)
@@ -281,7 +282,7 @@ def _add_words(app: FastAPI, service: Service) -> None:
         service.gate.admit(request.state.caller, 0)
         wire = await read(request, anthropic.Prompt)
         service.models.adapter_of(wire.model)
-        ask = anthropic.ask(wire, defaults)
+        ask = await service.fetched(anthropic.ask(wire, defaults))
         return {"input_tokens": len(await asyncio.to_thread(answerer.tokens, ask))}
 
     async def embeddings_(request: Request) -> Response:

@@ -22,8 +22,6 @@ from swift.serve.refused import Refused
 OPEN = ("/health", "/ready")
 """Routes that need no key."""
 
-_STALLED_S = 60.0  # a reader that takes nothing for so long is taken for gone
-
 _DIGITS = 18  # of a length that anybody means
 
 Result = TypeVar("Result")
@@ -89,7 +87,10 @@ class Guard:
                 code="invalid_api_key",
             )
         scope["state"]["caller"] = caller
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise Refused(415, "Content-Encoding: send the body as it is", code="invalid_header")
+        length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > _DIGITS:
             raise Refused(400, "Content-Length: should be a number", code="invalid_header")
         if int(length) > self._bodies.most:
@@ -174,9 +175,10 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events; the source is closed when the client goes."""
+    """Server-sent events; the source is closed when the client goes, or takes nothing for long."""
 
     media_type = "text/event-stream"
+    patience_s = 60.0
 
     def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", **headers})
@@ -193,7 +195,9 @@ class EventStream(Response):
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
         async for event in self._events:
-            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+            async with asyncio.timeout(self.patience_s):
+                body = {"body": event.encode(), "more_body": True}
+                await send({"type": "http.response.body", **body})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -14,7 +14,7 @@ from swift.infer.engine import Guide
 from swift.serve.ask import Answer, Ask, Chosen, Forced, Step, Usage
 from swift.serve.openai_messages import ChatMessage, OfferedTool, messages_of
 from swift.serve.refused import Refused, wrong
-from swift.serve.wire import MOST_TOOLS, Choosing, Defaults, Wire, count_media, names_of, written
+from swift.serve.wire import MOST_TOOLS, Choosing, Defaults, Wire, check_media, names_of, written
 
 
 class StreamOptions(Wire):
@@ -112,7 +112,7 @@ def ask(wire: Request, defaults: Defaults) -> Ask:
     if forced and "guide" in said:
         raise wrong("response_format", "a forced tool call leaves no text that could have a form")
     conversation = Conversation(messages, tools, _template_kwargs(wire))
-    count_media(len(conversation.media), defaults)
+    check_media(conversation, defaults)
     return Ask(
         wire.model,
         conversation,

@@ -16,7 +16,7 @@ from swift.serve.wire import (
     Defaults,
     Wire,
     arguments_of,
-    count_media,
+    check_media,
     joined,
     medium,
     names_of,
@@ -207,7 +207,7 @@ def ask(wire: Request, defaults: Defaults) -> Ask:
     if guide and forced:
         raise wrong("text.format", "a forced tool call leaves no text that could have a form")
     conversation = Conversation(tuple(_messages(wire)), tools, _kwargs(wire))
-    count_media(len(conversation.media), defaults)
+    check_media(conversation, defaults)
     said = {
         "max_tokens": wire.max_output_tokens,
         "temperature": wire.temperature,

@@ -25,6 +25,7 @@ from swift.infer.talk import Talker
 from swift.observe.log import Log
 from swift.serve.answer import Answerer
 from swift.serve.app import make_app
+from swift.serve.fetch import Fetcher, is_host
 from swift.serve.http import Bodies
 from swift.serve.keys import Caller, read_keys
 from swift.serve.limits import Gate
@@ -53,10 +54,15 @@ def check(section: ServeSection) -> None:
     """See that what the section names is there, before anything is loaded.
 
     Raises:
-        ConfigError: keys, certificate or redaction cannot be read.
+        ConfigError: keys, certificate or redaction cannot be read, or a host is none.
     """
     read_keys(section.api_key, section.api_key_file, Caller("anyone"))
     redaction(section.redact)
+    if wrong := [host for host in section.media_hosts if not is_host(host)]:
+        raise ConfigError(
+            f"--allowed_media_domains: {wrong[0]!r} is no host; write example.org, *.example.org, "
+            "example.org:8443 or [2001:db8::1]"
+        )
     for flag, file in (
         ("ssl_keyfile", section.ssl_keyfile),
         ("ssl_certfile", section.ssl_certfile),
@@ -80,6 +86,7 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
     keys = read_keys(section.api_key, section.api_key_file, everyone)
     models = Models(engine, served.name, owner=section.owner, under_base=served.talker.adapter)
     models.load_first(served.adapters)
+    body = int(section.max_body_mb * MIB)
     record = Path(section.record).expanduser() if section.record else None
     service = Service(
         Answerer(_limited(served.talker.renderer, section), engine, served.system),
@@ -91,6 +98,7 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
             section.max_answers,
             section.max_media,
             section.max_logprobs,
+            tuple(section.media_hosts),
         ),
         section.deadline_s,
         log,
@@ -99,8 +107,8 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
         if record
         else None,
         section.allow_adapter_loading,
+        Fetcher(tuple(section.media_hosts), body, section.media_timeout_s),
     )
-    body = int(section.max_body_mb * MIB)
     app = make_app(service, keys, Bodies(body, _BODIES * body, section.body_timeout_s))
     if not keys.needed and section.host not in ("127.0.0.1", "localhost", "::1"):
         log.warn(f"everybody who reaches {section.host} may ask; --api_key KEY changes that")

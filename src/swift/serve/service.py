@@ -7,11 +7,13 @@ import time
 import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from swift.chat.message import Conversation
 from swift.observe.log import Log
 from swift.serve.answer import Answerer
 from swift.serve.ask import Answer, Ask, Step, Usage
+from swift.serve.fetch import Fetcher
 from swift.serve.keys import Caller
 from swift.serve.limits import Gate
 from swift.serve.metrics import Metrics
@@ -63,6 +65,7 @@ class Service:
     verbose: bool = True
     recorder: Recorder | None = None
     adapter_loading: bool = False  # by every key
+    fetcher: Fetcher | None = None
 
     @property
     def tokens(self) -> float:
@@ -87,6 +90,7 @@ class Service:
         end = "gone"
         async with self.gate.enter(exchange.caller, many * ask.count):
             try:
+                ask = await self.fetched(ask)
                 plan = await asyncio.to_thread(self.answerer.plan, ask, adapter)
                 exchange.prompt, exchange.ask = plan.prompt_size, plan.ask
                 async with aclosing(self.answerer.run(plan)) as steps:
@@ -106,6 +110,16 @@ class Service:
                 ) from None
             finally:
                 self._count(exchange, end)
+
+    async def fetched(self, ask: Ask) -> Ask:
+        """A request with media in place of their addresses.
+
+        Raises:
+            Refused: one cannot be had.
+        """
+        if self.fetcher is None or not isinstance(ask.asked, Conversation):
+            return ask
+        return replace(ask, asked=await self.fetcher(ask.asked))
 
     async def _record(self, exchange: Exchange) -> None:
         """Keep an answer; one that cannot be kept (a full disk, say) is still an answer."""

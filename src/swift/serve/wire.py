@@ -9,10 +9,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from swift.chat.message import Media, Part, ToolCall
+from swift.chat.message import Conversation, Media, Part, ToolCall
 from swift.infer.engine import Guide, Sampling
+from swift.serve.fetch import is_address, permitted
 from swift.serve.refused import Refused, wrong
 
+_NO_FILES = (
+    "should be a data: URL (data:image/png;base64,...): this server fetches no address and reads "
+    "no file for its clients"
+)
 MOST_STOPS = 16
 MOST_TOOLS = 256
 
@@ -33,6 +38,7 @@ class Defaults:
     most_answers: int = 16
     most_media: int = 16
     most_logprobs: int = 20
+    hosts: tuple[str, ...] = ()  # from which media are fetched
 
 
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -125,21 +131,15 @@ def _bias(said: Mapping[str, float]) -> dict[int, float]:
 
 
 def medium(kind: Any, source: str, param: str) -> Media:
-    """A medium that came with a request.
+    """A medium that came with a request: what it holds itself, or an address.
 
-    Nothing is fetched and no file of the server is read for a client: only what the request
-    itself holds, a ``data:`` URL, is a medium.
+    No file of the server is read for a client; which addresses are, :func:`check_media` says.
 
     Raises:
-        Refused: it is an address or a path.
+        Refused: it is neither.
     """
-    if source[:5].lower() != "data:":
-        raise wrong(
-            param,
-            "should be a data: URL (data:image/png;base64,...): this server fetches no address "
-            "and reads no file for its clients",
-            "unsupported_media",
-        )
+    if source[:5].lower() != "data:" and not is_address(source):
+        raise wrong(param, _NO_FILES, "unsupported_media")
     return Media(kind, source)
 
 
@@ -182,11 +182,25 @@ def names_of(tools: Any) -> tuple[str, ...]:
     return names
 
 
-def count_media(media: int, defaults: Defaults) -> None:
-    """Raise :class:`Refused` where a request holds too many media."""
-    if media > defaults.most_media:
+def check_media(asked: Conversation, defaults: Defaults) -> None:
+    """See that a conversation holds no more media than it may, and addresses of known hosts alone.
+
+    Raises:
+        Refused: it does.
+    """
+    media = asked.media
+    if len(media) > defaults.most_media:
         raise Refused(
             400,
-            f"{media} images, videos and sounds in it; this server takes {defaults.most_media}",
+            f"{len(media)} images, videos and sounds in it; this server takes "
+            f"{defaults.most_media}",
             code="too_many_media",
         )
+    sources = [str(one.source) for one in media if is_address(str(one.source))]
+    if all(permitted(source, defaults.hosts) for source in sources):
+        return
+    if not defaults.hosts:
+        raise Refused(400, f"a medium {_NO_FILES}", code="unsupported_media")
+    known = ", ".join(defaults.hosts)
+    why = f"a medium is at an address that this server does not fetch from (it does from {known})"
+    raise Refused(400, why, code="unsupported_media")

@@ -12,7 +12,7 @@ from swift.serve.ask import Ask
 from swift.serve.completions import Ids
 from swift.serve.openai_messages import ChatMessage, OfferedTool, messages_of
 from swift.serve.refused import wrong
-from swift.serve.wire import Defaults, Wire
+from swift.serve.wire import Defaults, Wire, check_media
 
 
 class Tokenize(Wire):
@@ -46,12 +46,13 @@ def asked(wire: Tokenize, defaults: Defaults) -> Ask:
     tools = tuple(tool.for_template() for tool in wire.tools or ())
     messages = messages_of(wire.messages or ())
     conversation = Conversation(messages, tools, wire.chat_template_kwargs or {})
+    check_media(conversation, defaults)
     return Ask(wire.model, conversation, defaults.sampling)
 
 
-def tokens_of(wire: Tokenize, answerer: Answerer, defaults: Defaults) -> dict[str, Any]:
+def tokens_of(wire: Tokenize, ask: Ask, answerer: Answerer) -> dict[str, Any]:
     """The tokens on the wire."""
-    tokens = answerer.tokens(asked(wire, defaults))
+    tokens = answerer.tokens(ask)
     found: dict[str, Any] = {
         "count": len(tokens),
         "max_model_len": answerer.engine.context,

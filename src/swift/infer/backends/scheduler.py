@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from swift.errors import ResourceError, SwiftError
 from swift.infer.backends.padded import generate_padded
+from swift.infer.backends.prefixes import Prefixes
 from swift.infer.backends.stepper import Call, Prompt, Stepper
 from swift.infer.choose import Row, advance
 from swift.infer.engine import Piece
@@ -77,6 +78,7 @@ class Scheduler:
         pad: int,
         rows: int,
         tokens: Callable[[], int],
+        kept: float = 0.0,
         chunk: int = 512,
     ) -> None:
         """Get ready; the thread starts with the first job.
@@ -90,12 +92,14 @@ class Scheduler:
             rows: most answers that run at once.
             tokens: most tokens that the cache holds (rows times the longest), asked once; one
                 answer alone may have more.
+            kept: share of these tokens for prompts that were read, for those that begin alike.
             chunk: prompt tokens read between two steps.
         """
         self._using, self._call, self._features = using, call, features
         self._joins, self._pad = joins, pad
         self._rows, self._find_tokens, self._chunk = rows, tokens, chunk
-        self._tokens = 0
+        self._tokens, self._share = 0, kept
+        self.prefixes = Prefixes(0)
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._reading: list[Job] = []
@@ -186,6 +190,7 @@ class Scheduler:
         self._waiting.clear()
         self._reading.clear()
         self._running.clear()
+        self.prefixes.clear()
         if self._stepper is not None:
             self._stepper.clear()
 
@@ -195,7 +200,9 @@ class Scheduler:
                 self.can_join = self._joins()
                 if self.can_join:
                     self._stepper = Stepper(model, self._call)
-                    self._tokens = self._find_tokens()
+                    tokens = self._find_tokens()
+                    self.prefixes = Prefixes(int(tokens * self._share))
+                    self._tokens = int(tokens * (1 - self._share))
             if self._stepper is None:
                 self._batch()
             else:
@@ -212,6 +219,7 @@ class Scheduler:
             return
         self._stale = False
         stepper.clear()
+        self.prefixes.clear()
         with self._changed:
             self._waiting.extendleft(reversed([*self._running, *self._reading]))
             for job in self._waiting:
@@ -271,14 +279,16 @@ class Scheduler:
             tokens, features = [*row.request.tokens, *row.tokens], self._features([row])
             featured = len(row.request.tokens) if features else 0
             job.prompt = Prompt(tokens, row.request.adapter, features, featured)
+            self.prefixes.begin(job.prompt)
         before = job.prompt.read
         logits_V = stepper.read(job.prompt, share)
         read = job.prompt.read - before
         if logits_V is not None:
+            self.prefixes.keep(job.prompt)
             advance([row], logits_V[None])
             if row.finish is None:
                 stepper.join(job.prompt)
-            job.prompt = None  # its cache was copied
+            job.prompt = None  # a step reads copies of its keys
             with self._changed:  # at once, for whoever asks which adapters are in use
                 self._reading.remove(job)
                 self._running += [job] if row.finish is None else []

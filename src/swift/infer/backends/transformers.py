@@ -45,6 +45,7 @@ class TransformersEngine:
         attention: str = "auto",
         marks: Callable[[], Marks] | None = None,
         max_rows: int = 64,
+        kept: float = 0.0,
     ) -> None:
         """Take a model. Its mode and attention are its owner's again after every call, so that it
         can be trained in between.
@@ -55,6 +56,8 @@ class TransformersEngine:
             attention: its implementation.
             marks: how media are written, asked for when there are some.
             max_rows: most answers of :meth:`stream` that run at once.
+            kept: share of their cache for prompts that were read, so that others that begin alike
+                are not read whole. Only where no weights change but by this engine.
         """
         self._model = model
         missing = {Ability.PAUSE} if marks else {Ability.PAUSE, Ability.MEDIA}
@@ -74,6 +77,7 @@ class TransformersEngine:
             pad=self._pad,
             rows=max_rows,
             tokens=lambda: cache_tokens(model),
+            kept=kept,
         )
 
     def generate(
@@ -170,6 +174,7 @@ class TransformersEngine:
             self._scheduler.wait_until_unused(name)
             with self._alone():
                 self._adapters.unload(name)
+                self._scheduler.prefixes.drop(name)
         finally:
             self._leaving.discard(name)
 
@@ -211,18 +216,21 @@ class TransformersEngine:
     def _using(self) -> Iterator[PreTrainedModel]:
         """The model, ready to generate and nobody else's; without gradients.
 
+        Only modules that train are told, and told back: a round has less than a step's time for it.
         Not ``torch.inference_mode``: what a model makes and keeps in it (rotary tables, say) could
         not be trained with afterwards.
         """
         with self._alone(), torch.no_grad():
-            model, training = self._model, self._model.training
-            attention = attention_of(model)
-            model.eval()
+            model, attention = self._model, attention_of(self._model)
+            training = [module for module in model.modules() if module.training]
+            for module in training:
+                module.training = False
             try:
                 self._attend(attention)
                 yield model
             finally:
-                model.train(training)
+                for module in training:
+                    module.training = True
                 if attention_of(model) != attention:
                     set_attention(model, attention)
 
