@@ -156,7 +156,7 @@ def test_what_it_lacks_is_refused(subject: Subject) -> None:
         subject.engine.load_adapter("a", "somewhere")
     with pytest.raises(ConfigError, match="the vllm engine has no adapters"):
         subject.engine.generate([Request([5], Sampling(1), adapter="a")])
-    with pytest.raises(ConfigError, match="vLLM refuses the request"):
+    with pytest.raises(ConfigError, match="vLLM refuses it"):
         subject.engine.generate([Request([5], Sampling(1, logprobs=99))])
     wrong = [("model.nothing.weight", 3), ("model.norm.weight", 3), ("model.norm.weight", 128)]
     whys = ["has no model.nothing", r"\(128,\), not \(3,\)", "model.embed_tokens.* did not come"]

@@ -6,6 +6,7 @@ The only file that imports vllm. Written against ``AsyncLLM`` of vLLM 0.32 (vllm
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
@@ -94,6 +95,7 @@ class VllmLocal:
         self._ended = threading.Condition()
         self._numbers = count(1)
         self._closed = False
+        atexit.register(self.close)
 
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
@@ -295,6 +297,7 @@ class VllmLocal:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self.close)
         try:
             self._call(self._engine.abort(list(self._running)))
         finally:
@@ -356,7 +359,7 @@ def _named(error: Exception) -> Exception:
     if isinstance(error, SwiftError | TypeError):
         return error
     if isinstance(error, VLLMClientError | ValueError):
-        return ConfigError(f"vLLM refuses the request: {error}")
+        return ConfigError(f"vLLM refuses it: {error}")
     return ServerError(f"vLLM: {error.__cause__ or error!r}")
 
 
