@@ -142,6 +142,9 @@ def test_a_pause_lasts_until_it_is_ended(subject: Subject) -> None:
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive() and not found
+        subject.engine.update_weights(subject.model.state_dict().items())  # it still stands
+        waiting.join(0.5)
+        assert waiting.is_alive() and not found
     finally:
         subject.engine.resume()
     waiting.join(10)
@@ -190,6 +193,19 @@ def test_adapters_come_and_go(tmp_path: Path) -> None:
             subject.engine.load_adapter("worse", str(tmp_path / "nothing"))
         with pytest.raises(ConfigError, match="has no prompt_logprobs"):  # they would end it
             subject.engine.generate([Request([5, 6], Sampling(1, prompt_logprobs=True))])
+
+        async def cut() -> Any:
+            tokens = 0
+            async for piece in subject.engine.stream(Request([5, 6, 7], Sampling(240))):
+                tokens += len(piece.tokens)
+                if tokens == 3:
+                    await asyncio.to_thread(subject.engine.close)
+            return tokens, piece.finish_reason
+
+        tokens, why = asyncio.run(cut())
+        assert 3 <= tokens < 240 and why == "cancelled"
+        with pytest.raises(ConfigError, match="is closed"):
+            subject.engine.generate([asked])
 
 
 def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class VllmServer(StartedEngine):
         Raises:
             ConfigError, ServerError: it cannot be started.
         """
-        self._folder = model
+        self._folder, self._paused = model, False
         port = free_port()
         words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         words += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)]
@@ -83,14 +83,17 @@ class VllmServer(StartedEngine):
                 path = {"weights_path": str(folder)}
                 self._tell("/collective_rpc", {"method": "reload_weights", "kwargs": path})
             finally:
-                self.resume()
+                if not self._paused:
+                    self._tell("/resume", {})
 
     def pause(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = True
         self._tell("/pause?mode=keep&clear_cache=false", {})
 
     def resume(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = False
         self._tell("/resume", {})
 
     def sleep(self) -> None:

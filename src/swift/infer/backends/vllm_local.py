@@ -94,7 +94,7 @@ class VllmLocal:
         self._running: dict[str, str | None] = {}  # numbers of requests, and their adapters
         self._ended = threading.Condition()
         self._numbers = count(1)
-        self._closed = False
+        self._paused = self._closed = False
         atexit.register(self.close)
 
     def generate(
@@ -272,14 +272,17 @@ class VllmLocal:
         try:
             await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         finally:
-            await self._engine.resume_generation()
+            if not self._paused:
+                await self._engine.resume_generation()
 
     def pause(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = True
         self._call(self._engine.pause_generation(mode="keep", clear_cache=False))
 
     def resume(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = False
         self._call(self._engine.resume_generation())
 
     def sleep(self) -> None:
@@ -301,7 +304,7 @@ class VllmLocal:
         try:
             self._call(self._engine.abort(list(self._running)))
         finally:
-            self._engine.shutdown()
+            self._engine.shutdown(timeout=20)  # for its processes to end by themselves
             del self._engine  # else it is ended again when Python ends, without what it needs
             self._loop.call_soon_threadsafe(self._loop.stop)
 
