@@ -89,7 +89,7 @@ def client(folders: tuple[Path, Path]) -> Iterator[httpx.Client]:
     with deployed(
         "--model", str(model), "--served_model_name", "m", "--torch_dtype", "float32",
         "--infer_backend", "vllm", "--engine_python", PYTHON, "--max_model_len", "512",
-        "--vllm_enforce_eager", "true", "--vllm_max_num_seqs", "8", "--vllm_max_lora_rank", "8",
+        "--vllm_enforce_eager", "true", "--vllm_max_num_seqs", "8",
         "--adapters", f"a={adapter}",
     ) as found:  # fmt: skip
         yield found

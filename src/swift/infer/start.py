@@ -7,14 +7,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from swift import registry
 from swift.chat.media.marks import Marks
-from swift.config.engine import Servers, VllmSection
+from swift.config.engine import Servers, SglangSection, VllmSection
 from swift.config.infer import EngineSection, InferSection
 from swift.config.model import UsedModelSection
 from swift.errors import ConfigError
@@ -32,6 +33,7 @@ from swift.observe.log import Log
 
 registry.register("engine", "vllm", "swift.infer.backends.vllm_local:VllmLocal")
 ADAPTER = "adapter"  # what a server calls the adapter that is given
+Loads = TypeVar("Loads", VllmSection, SglangSection)
 _RUNNING = {dialect.name: dialect for dialect in (SGLANG, LMDEPLOY)}
 
 
@@ -70,7 +72,7 @@ def serve(
         return ServedEngine(address, _RUNNING[settings.backend], NAME, context)
     if settings.backend == "vllm" and settings.engine_python is None:
         log("starting vLLM here")
-        vllm = _ranked(section, servers.vllm)
+        vllm = allowing(servers.vllm, section.adapters)
         engine: ServingEngine = here(
             base, vllm, dtype=dtype_name(dtype), context=context, marks=marks
         )
@@ -94,7 +96,7 @@ def _start(
     context: int | None,
     log: Log,
 ) -> StartedEngine:
-    python, rank = settings.engine_python or sys.executable, _rank(section)
+    python = settings.engine_python or sys.executable
     file = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     path = Path("output") / settings.backend / file
     if settings.backend == "lmdeploy":
@@ -103,16 +105,15 @@ def _start(
         own = servers.lmdeploy
         return LmdeployServer(base, own, python, path, log, dtype=dtype, context=context)
     if settings.backend == "sglang":
-        ranked = {"max_lora_rank": servers.sglang.max_lora_rank or rank}
-        sglang = servers.sglang.model_copy(update=ranked)
+        sglang = allowing(servers.sglang, section.adapters)
         return SglangServer(base, sglang, python, path, log, dtype=dtype, context=context)
-    vllm = _ranked(section, servers.vllm)
+    vllm = allowing(servers.vllm, section.adapters)
     return VllmServer(base, vllm, python, path, log, dtype=dtype, context=context)
 
 
-def _ranked(section: UsedModelSection, settings: VllmSection) -> VllmSection:
-    """Settings that allow the adapters that are given."""
-    return settings.model_copy(update={"max_lora_rank": settings.max_lora_rank or _rank(section)})
+def allowing(settings: Loads, adapters: Sequence[str]) -> Loads:
+    """Settings with which adapters can be loaded: their largest rank, where none is set."""
+    return settings.model_copy(update={"max_lora_rank": settings.max_lora_rank or _rank(adapters)})
 
 
 def here(
@@ -142,10 +143,10 @@ def here(
     return engine
 
 
-def _rank(section: UsedModelSection) -> int | None:
-    """The largest rank of the adapters that are given, at least vLLM's least of 8."""
-    ranks = [8] * bool(section.adapters)
-    for adapter in section.adapters:
+def _rank(adapters: Sequence[str]) -> int | None:
+    """The largest rank of adapters, at least vLLM's least of 8."""
+    ranks = [8] * bool(adapters)
+    for adapter in adapters:
         read = json.loads((find_adapter(adapter) / "adapter_config.json").read_text("utf-8"))
         ranks.append(int(read.get("r", 8)))
     return max(ranks, default=None)
