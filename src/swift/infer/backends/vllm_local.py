@@ -195,8 +195,9 @@ class VllmLocal:
         prompt = await self._prompt(request)
         params = _params(request.sampling, kind)
         number, name = str(next(self._numbers)), request.adapter
-        adapter = None if name is None else self._adapters[name]
-        self._running[number] = name
+        adapter = None if name is None else self._known(name)
+        with self._ended:
+            self._running[number] = name
         try:
             run = self._engine.generate(prompt, params, number, lora_request=adapter)
             async with aclosing(run) as outputs:
