@@ -71,6 +71,14 @@ def test_many_stream_at_once_what_is_generated(subject: Subject) -> None:
     assert heard == whole.tokens == subject.greedy(PROMPTS[0], 9)
 
 
+def test_logprobs_of_a_prompt_do_not_come_in_pieces(subject: Subject) -> None:
+    asked = Request(PROMPTS[0], Sampling(2, prompt_logprobs=True))
+    with pytest.raises(ConfigError, match="not streamed"):
+        subject.engine.stream(asked)
+    with pytest.raises(ConfigError, match="not streamed"):
+        subject.engine.generate([asked], on_token=lambda _: None)
+
+
 def test_leaving_a_stream_ends_its_answer(subject: Subject) -> None:
     async def first() -> Piece:
         pieces = subject.engine.stream(Request(PROMPTS[0], Sampling(240)))
@@ -269,6 +277,8 @@ def test_both_kinds_of_logprobs(tmp_path: Path) -> None:
             assert found.drawn_logprobs == pytest.approx(expected, abs=5e-5)
         with pytest.raises(ConfigError, match="plain draws alone"):
             subject.engine.stream(Request([5], Sampling(3, 0.7, logprobs=0)))
+        with pytest.raises(ConfigError, match="plain draws alone"):
+            subject.engine.generate([Request([5], Sampling(3, 0.7, logprobs=2))])
 
 
 def drawn(subject: Subject, prompt: list[int], tokens: list[int], s: Sampling) -> list[float]:

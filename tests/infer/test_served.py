@@ -85,6 +85,16 @@ def test_prompt_logprobs_are_those_of_the_prompts_own_tokens() -> None:
     assert found.prompt_logprobs == [-3.5, -2.0]
 
 
+def test_logprobs_of_a_prompt_do_not_come_in_pieces() -> None:
+    asked = Request(PROMPTS[0], Sampling(2, prompt_logprobs=True))
+    with serve(lambda *_: Reply(body={})) as server:
+        with pytest.raises(ConfigError, match="not streamed"):
+            engine(server).stream(asked)
+        with pytest.raises(ConfigError, match="not streamed"):
+            engine(server).generate([asked], on_token=lambda _: None)
+        assert not server.asked
+
+
 def test_a_stream_is_the_answer_in_pieces() -> None:
     events = [
         {"choices": [vllm_choice([4], None)]},

@@ -1,6 +1,6 @@
 """vLLM inside this Python: its engine is ours to call, its model runs in processes of its own.
 
-The only file that imports vllm. Written against ``AsyncLLM`` of vLLM 0.32 (vllm/v1/engine).
+With vllm_requests.py the only file that imports vllm. Written against ``AsyncLLM`` of vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vllm import SamplingParams
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from swift.chat.media.marks import Marks
 from swift.config.engine import VllmSection
-from swift.errors import ConfigError, ServerError, SwiftError
-from swift.infer.backends.dialects import finish
+from swift.errors import ConfigError, ServerError
 from swift.infer.backends.pictures import marked
 from swift.infer.backends.served import is_plain, join
 from swift.infer.backends.vllm import arguments
+from swift.infer.backends.vllm_requests import named, of_tokens, params_of, piece_of
 from swift.infer.backends.weights import laid_out
 from swift.infer.choose import room
 from swift.infer.engine import Ability, Completion, Piece, Request, Sampling, check
@@ -109,18 +107,23 @@ class VllmLocal:
         if on_token is None:
             return self._call(_together([self._whole(request) for request in requests]))
         [request] = requests
+        self._check_pieces(request.sampling)
         return [self._call(self._heard(request, on_token))]
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """See :class:`swift.infer.engine.ServingEngine`."""
         [request] = self._check([request])
-        if request.sampling.prompt_logprobs:
+        self._check_pieces(request.sampling)
+        return self._own(request)
+
+    def _check_pieces(self, s: Sampling) -> None:
+        """Refuse what does not come in pieces."""
+        if s.prompt_logprobs:
             raise ConfigError("prompt_logprobs are not streamed; ask generate() for them")
-        if self._twice(request.sampling):
+        if self._twice(s):
             raise ConfigError(
                 "vllm: with drawn_logprobs, logprobs are streamed of plain draws alone"
             )
-        return self._own(request)
 
     async def _own(self, request: Request) -> AsyncIterator[Piece]:
         """The pieces, in the caller's event loop."""
@@ -135,7 +138,7 @@ class VllmLocal:
                     async for piece in found:
                         put(piece)
             except Exception as error:
-                put(_named(error))
+                put(named(error))
 
         fed = asyncio.run_coroutine_threadsafe(feed(), self._loop)
         try:
@@ -152,17 +155,17 @@ class VllmLocal:
     async def _pieces(self, request: Request) -> Any:
         async with aclosing(self._outputs(request, RequestOutputKind.DELTA)) as outputs:
             async for output in outputs:
-                yield _piece(output, request.sampling)
+                yield piece_of(output, request.sampling)
 
     async def _whole(self, request: Request) -> Completion:
         s = request.sampling
         async with aclosing(self._outputs(request, RequestOutputKind.FINAL_ONLY)) as outputs:
             [output] = [output async for output in outputs]
-        piece = _piece(output, s)
+        piece = piece_of(output, s)
         assert piece.finish_reason is not None
         read, drawn = None, None
         if s.prompt_logprobs:
-            read = _of_tokens(output.prompt_logprobs[1:], output.prompt_token_ids[1:])
+            read = of_tokens(output.prompt_logprobs[1:], output.prompt_token_ids[1:])
         if s.logprobs is not None and s.temperature > 0 and (self._drawn or is_plain(s)):
             drawn = piece.logprobs
         own = await self._again(request, piece) if self._twice(s) else piece.logprobs
@@ -193,7 +196,7 @@ class VllmLocal:
     async def _outputs(self, request: Request, kind: RequestOutputKind) -> Any:
         """What vLLM says to a request; leaving ends it there."""
         prompt = await self._prompt(request)
-        params = _params(request.sampling, kind)
+        params = params_of(request.sampling, kind)
         number, name = str(next(self._numbers)), request.adapter
         adapter = None if name is None else self._known(name)
         with self._ended:
@@ -317,6 +320,10 @@ class VllmLocal:
         for request in requests:
             if request.adapter is not None:
                 self._known(request.adapter)
+            if request.sampling.logprobs and self._twice(request.sampling):
+                raise ConfigError(
+                    "vllm: with drawn_logprobs, top logprobs are told of plain draws alone"
+                )
         limits = [room(request, self.context) for request in requests]
         return [
             replace(request, sampling=replace(request.sampling, max_tokens=limit))
@@ -329,7 +336,7 @@ class VllmLocal:
         try:
             return future.result()
         except Exception as error:
-            raise _named(error) from error
+            raise named(error) from error
         finally:
             future.cancel()  # of an interrupt
 
@@ -356,62 +363,3 @@ def _abilities(settings: VllmSection) -> frozenset[Ability]:
     missing.add(Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS)
     missing |= set() if settings.enable_sleep_mode else {Ability.SLEEP}
     return frozenset(Ability) - missing
-
-
-def _named(error: Exception) -> Exception:
-    """An error of vLLM as one of ours."""
-    if isinstance(error, SwiftError | TypeError):
-        return error
-    if isinstance(error, VLLMClientError | ValueError):
-        return ConfigError(f"vLLM refuses it: {error}")
-    return ServerError(f"vLLM: {error.__cause__ or error!r}")
-
-
-def _params(s: Sampling, kind: RequestOutputKind) -> SamplingParams:
-    guide = None
-    if s.guide is not None:
-        value = list(s.guide.value) if s.guide.kind == "choice" else s.guide.value
-        guide = StructuredOutputsParams(**{s.guide.kind: value})
-    params = SamplingParams(
-        max_tokens=s.max_tokens,
-        temperature=s.temperature,
-        top_p=s.top_p,
-        top_k=s.top_k,
-        min_p=s.min_p,
-        repetition_penalty=s.repetition_penalty,
-        presence_penalty=s.presence_penalty,
-        frequency_penalty=s.frequency_penalty,
-        stop=list(s.stop),
-        stop_token_ids=list(s.stop_ids),
-        ignore_eos=s.guide is None or bool(s.stop_ids),  # only what the request says ends it
-        seed=s.seed,
-        logprobs=s.logprobs,
-        prompt_logprobs=0 if s.prompt_logprobs else None,
-        logit_bias=dict(s.logit_bias) or None,
-        structured_outputs=guide,
-        detokenize=bool(s.stop),
-        skip_special_tokens=False,
-        output_kind=kind,
-    )
-    if s.bad_words:  # vLLM's own are texts; what it makes of them are token ids, as here
-        params._bad_words_token_ids = [list(word) for word in s.bad_words]
-        assert params.bad_words_token_ids == [list(word) for word in s.bad_words]
-    return params
-
-
-def _piece(output: Any, sampling: Sampling) -> Piece:
-    """The tokens of a ``RequestOutput``."""
-    one, wanted = output.outputs[0], sampling.logprobs
-    tokens, rows = list(one.token_ids), one.logprobs or []
-    top = [_likely(row, wanted) for row in rows] if wanted else None
-    logprobs = None if wanted is None else _of_tokens(rows, tokens)
-    return Piece(tokens, logprobs, top, finish(one.finish_reason))
-
-
-def _likely(row: Any, wanted: int) -> dict[int, float]:
-    pairs = sorted(((t, p.logprob) for t, p in row.items()), key=lambda pair: -pair[1])
-    return dict(pairs[:wanted])
-
-
-def _of_tokens(rows: Iterable[Any], tokens: Iterable[int]) -> list[float]:
-    return [row[token].logprob for row, token in zip(rows, tokens, strict=True)]
