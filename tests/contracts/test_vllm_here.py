@@ -21,6 +21,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from contracts.engines import PROMISES, PROMPTS, Subject
+from contracts.processors import save_tiny
 from infer.test_stream import collect
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.message import Media, Message
@@ -29,8 +30,8 @@ from swift.errors import ConfigError, DataError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Ability, Piece, Request, Sampling
 from swift.infer.start import here
-from swift.models.load import load_model
-from tiny import make_model, make_tokenizer, save_checkpoint, save_vision_checkpoint
+from swift.models.load import auto_class, load_model
+from tiny import make_model, make_tokenizer, save_checkpoint
 
 pytest.importorskip("vllm", reason="vLLM is not installed beside swift")
 pytestmark = pytest.mark.slow
@@ -217,10 +218,15 @@ def test_adapters_come_and_go(tmp_path: Path) -> None:
 
 
 def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:
-    model = save_vision_checkpoint(tmp_path / "model", hidden_size=128)
+    model = tmp_path / "model"
+    config = save_tiny("idefics3", model).config  # vLLM's LLaVA and others need torchvision
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
+    config.text_config.update(sizes)
+    torch.manual_seed(0)
+    auto_class(config).from_config(config, dtype=torch.float32).save_pretrained(model)
     renderer = load_renderer(model)
     random = np.random.default_rng(0)
-    pixels = [random.integers(0, 255, (40, 40 + 8 * i, 3), dtype=np.uint8) for i in range(2)]
+    pixels = [random.integers(0, 255, (40, 40, 3), dtype=np.uint8) for _ in range(2)]
     for number, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     first, second = (Media("image", str(tmp_path / f"{number}.png")) for number in range(2))
@@ -234,7 +240,7 @@ def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:
         load_model(model, torch.float32), load_tokenizer(model), marks=lambda: renderer.marks
     )
     settings = VllmSection(enforce_eager=True, max_num_seqs=4)
-    engine = here(model, settings, dtype="float32", context=256, marks=lambda: renderer.marks)
+    engine = here(model, settings, dtype="float32", marks=lambda: renderer.marks)
     try:
         found, expected = engine.generate(requests), own.generate(requests)
         assert [c.tokens for c in found] == [c.tokens for c in expected]

@@ -23,8 +23,8 @@ from swift.infer.backends.client import Address
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.server import Server, free_port
-from swift.infer.backends.vllm import _GUIDES, VllmServer, command
-from swift.infer.engine import Completion, Guide, Request, Sampling
+from swift.infer.backends.vllm import _GUIDES, VllmServer, command, lacks
+from swift.infer.engine import Ability, Completion, Guide, Request, Sampling
 
 
 def vllm_choice(tokens: list[int], reason: str | None, **more: Any) -> dict[str, Any]:
@@ -203,6 +203,14 @@ def test_settings_become_words_of_vllms_command_line() -> None:
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="a vLLM server has no such logprobs"):
         command(VllmSection(drawn_logprobs=True), None)
+
+
+def test_what_vllm_lacks_depends_on_its_settings() -> None:
+    assert lacks(VllmSection()) == {Ability.ADAPTERS, Ability.SLEEP}
+    lora = VllmSection(max_lora_rank=8, enable_sleep_mode=True)
+    assert lacks(lora) == {Ability.PROMPT_LOGPROBS}
+    guessing = VllmSection(speculative_config={"method": "ngram"}, enable_sleep_mode=True)
+    assert lacks(guessing) == {Ability.ADAPTERS, Ability.MIN_P, Ability.LOGIT_BIAS}
 
 
 CHILD = """

@@ -63,13 +63,8 @@ class VllmServer(StartedEngine):
             "vLLM", VLLM, words, port, log, say,
             environment=_ENVIRONMENT, context=context, start_s=start_s,
         )  # fmt: skip
-        # with adapters vLLM 0.32.0 does not refuse prompt_logprobs: its engine dies of them
-        lora = settings.max_lora_rank is not None
-        more = {Ability.WEIGHTS, Ability.PAUSE}
-        more |= {Ability.SLEEP} if settings.enable_sleep_mode else set()
-        self.abilities = (self.abilities | more) - {
-            Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS
-        }
+        more = {Ability.WEIGHTS, Ability.PAUSE, Ability.SLEEP}
+        self.abilities = (self.abilities | more) - lacks(settings)
 
     def update_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
         """See :class:`swift.infer.engine.ServingEngine`; answers under way are read once more.
@@ -135,3 +130,15 @@ def arguments(settings: VllmSection, context: int | None) -> dict[str, Any]:
     if settings.max_lora_rank is not None:
         found |= {"enable_lora": True, "max_loras": settings.max_loras}
     return found | settings.engine_kwargs
+
+
+def lacks(settings: VllmSection) -> frozenset[Ability]:
+    """What vLLM 0.32 cannot do as it is set up, beside what it never can."""
+    # with adapters it does not refuse prompt_logprobs: its engine dies of them
+    lora = settings.max_lora_rank is not None
+    found = {Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS}
+    if not settings.enable_sleep_mode:
+        found.add(Ability.SLEEP)
+    if settings.speculative_config:
+        found |= {Ability.MIN_P, Ability.LOGIT_BIAS}
+    return frozenset(found)

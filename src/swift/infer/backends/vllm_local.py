@@ -28,7 +28,7 @@ from swift.config.engine import VllmSection
 from swift.errors import ConfigError, ServerError
 from swift.infer.backends.pictures import marked
 from swift.infer.backends.served import is_plain, join
-from swift.infer.backends.vllm import arguments
+from swift.infer.backends.vllm import arguments, lacks
 from swift.infer.backends.vllm_requests import named, of_tokens, params_of, piece_of
 from swift.infer.backends.weights import laid_out
 from swift.infer.choose import room
@@ -87,7 +87,8 @@ class VllmLocal:
         # an answer that is read again needs a place for the token behind it
         self.context = int(self._engine.model_config.max_model_len) - self._drawn
         sees = marks is not None and self._engine.model_config.is_multimodal_model
-        self.abilities = _abilities(settings) | ({Ability.MEDIA} if sees else set())
+        missing = {Ability.EMBEDDINGS, *lacks(settings), *([] if sees else [Ability.MEDIA])}
+        self.abilities = frozenset(Ability) - missing
         self._adapters: dict[str, LoRARequest] = {}
         self._running: dict[str, str | None] = {}  # numbers of requests, and their adapters
         self._ended = threading.Condition()
@@ -354,12 +355,3 @@ async def _together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _abilities(settings: VllmSection) -> frozenset[Ability]:
-    lora = settings.max_lora_rank is not None
-    missing = {Ability.MEDIA, Ability.EMBEDDINGS}
-    # with adapters vLLM 0.32 dies of prompt_logprobs
-    missing.add(Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS)
-    missing |= set() if settings.enable_sleep_mode else {Ability.SLEEP}
-    return frozenset(Ability) - missing
