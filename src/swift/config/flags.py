@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swift.config.engine import VllmSection
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -90,14 +92,6 @@ _OPTIM = _words(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw"
 _METRIC = _words(eval_loss="loss", acc="token_accuracy")
 _ADVANTAGE = _words(grpo="group", rloo="leave_one_out", reinforce_plus_plus="batch")
 _BACKEND = _words(pt="transformers", hf="transformers")
-
-_VLLM = (
-    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
-    *("enable_expert_parallel", "gpu_memory_utilization", "max_num_seqs", "enforce_eager"),
-    *("enable_prefix_caching", "quantization", "speculative_config", "limit_mm_per_prompt"),
-    *("mm_processor_cache_gb", "disable_custom_all_reduce", "disable_cascade_attn"),
-    *("max_lora_rank", "engine_kwargs"),
-)
 
 FLAGS: dict[str, Flag] = {
     # model
@@ -313,7 +307,7 @@ FLAGS: dict[str, Flag] = {
     "lmdeploy_tp": _flag("lmdeploy.tp"),
     "lmdeploy_cache_max_entry_count": _flag("lmdeploy.cache_max_entry_count"),
     "lmdeploy_quant_policy": _flag("lmdeploy.quant_policy"),
-    **{f"vllm_{name}": _flag(f"vllm.{name}") for name in _VLLM},
+    **{f"vllm_{name}": _flag(f"vllm.{name}") for name in VllmSection.model_fields},
     "max_new_tokens": _flag("infer.max_new_tokens"),
     "temperature": _flag("infer.temperature", "rollout.temperature"),
     "top_p": _flag("infer.top_p", "rollout.top_p"),

@@ -94,7 +94,9 @@ class VllmServer(StartedEngine):
     def sleep(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
         if Ability.SLEEP not in self.abilities:
-            raise ConfigError("the vllm engine has no sleep; start it with vllm.enable_sleep_mode")
+            raise ConfigError(
+                "the vllm engine has no sleep; start it with --vllm_enable_sleep_mode"
+            )
         self._tell("/sleep?level=1&mode=abort", {})
 
     def wake(self) -> None:
@@ -109,7 +111,7 @@ def command(settings: VllmSection, context: int | None) -> list[str]:
         ConfigError: a setting that a server does not have.
     """
     if settings.drawn_logprobs:
-        raise ConfigError("--vllm.drawn_logprobs: a vLLM server has no such logprobs beside others")
+        raise ConfigError("--vllm_drawn_logprobs: a vLLM server has no such logprobs beside others")
     words = []
     for name, value in arguments(settings, context).items():
         flag = name.replace("_", "-")

@@ -293,7 +293,9 @@ class VllmLocal:
     def sleep(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
         if Ability.SLEEP not in self.abilities:
-            raise ConfigError("the vllm engine has no sleep; start it with vllm.enable_sleep_mode")
+            raise ConfigError(
+                "the vllm engine has no sleep; start it with --vllm_enable_sleep_mode"
+            )
         self._call(self._engine.sleep(1, mode="abort"))
 
     def wake(self) -> None:
