@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,9 @@ def test_vllm_gets_its_settings_without_their_prefix(
             str(checkpoint), tensor_parallel_size=2, max_model_len=64, engine_python=str(python)
         )
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_where_vllm_is_not_installed_another_python_is_asked_for(checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="--engine_python path/to/python"):
+        VllmEngine.from_pretrained(str(checkpoint))

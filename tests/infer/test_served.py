@@ -23,8 +23,8 @@ from swift.infer.backends.client import Address
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.server import Server, free_port
-from swift.infer.backends.vllm import _GUIDES, VllmServer, command
-from swift.infer.engine import Completion, Guide, Request, Sampling
+from swift.infer.backends.vllm import _GUIDES, VllmServer, command, lacks
+from swift.infer.engine import Ability, Completion, Guide, Request, Sampling
 
 
 def vllm_choice(tokens: list[int], reason: str | None, **more: Any) -> dict[str, Any]:
@@ -83,6 +83,16 @@ def test_prompt_logprobs_are_those_of_the_prompts_own_tokens() -> None:
     with serve(lambda *_: Reply(body={"choices": [choice]})) as server:
         [found] = engine(server).generate([Request([5, 6, 7], Sampling(1, prompt_logprobs=True))])
     assert found.prompt_logprobs == [-3.5, -2.0]
+
+
+def test_logprobs_of_a_prompt_do_not_come_in_pieces() -> None:
+    asked = Request(PROMPTS[0], Sampling(2, prompt_logprobs=True))
+    with serve(lambda *_: Reply(body={})) as server:
+        with pytest.raises(ConfigError, match="not streamed"):
+            engine(server).stream(asked)
+        with pytest.raises(ConfigError, match="not streamed"):
+            engine(server).generate([asked], on_token=lambda _: None)
+        assert not server.asked
 
 
 def test_a_stream_is_the_answer_in_pieces() -> None:
@@ -179,17 +189,28 @@ def test_adapters_are_loaded_named_and_unloaded() -> None:
 
 def test_settings_become_words_of_vllms_command_line() -> None:
     guides = ["--structured-outputs-config", json.dumps(_GUIDES)]
-    assert command(VllmSection(), None) == ["--tensor-parallel-size", "1", *guides]
+    assert command(VllmSection(), None) == guides
     section = VllmSection(
         tensor_parallel_size=2, gpu_memory_utilization=0.5, max_num_seqs=8, enforce_eager=True,
-        max_lora_rank=16,
+        enable_prefix_caching=False, limit_mm_per_prompt={"image": 2}, max_lora_rank=16,
+        engine_kwargs={"swap_space": 2, "max_num_seqs": 9},
     )  # fmt: skip
     assert command(section, 512) == [
-        "--tensor-parallel-size", "2", *guides,
-        "--max-model-len", "512", "--gpu-memory-utilization", "0.5",
-        "--max-num-seqs", "8", "--enforce-eager", "--enable-lora", "--max-lora-rank", "16",
-        "--max-loras", "4",
+        "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.5", "--max-num-seqs", "9",
+        "--enforce-eager", "--no-enable-prefix-caching", "--limit-mm-per-prompt", '{"image": 2}',
+        "--max-lora-rank", "16", *guides, "--max-model-len", "512", "--enable-lora",
+        "--max-loras", "4", "--swap-space", "2",
     ]  # fmt: skip
+    with pytest.raises(ConfigError, match="a vLLM server has no such logprobs"):
+        command(VllmSection(drawn_logprobs=True), None)
+
+
+def test_what_vllm_lacks_depends_on_its_settings() -> None:
+    assert lacks(VllmSection()) == {Ability.ADAPTERS, Ability.SLEEP}
+    lora = VllmSection(max_lora_rank=8, enable_sleep_mode=True)
+    assert lacks(lora) == {Ability.PROMPT_LOGPROBS}
+    guessing = VllmSection(speculative_config={"method": "ngram"}, enable_sleep_mode=True)
+    assert lacks(guessing) == {Ability.ADAPTERS, Ability.MIN_P, Ability.LOGIT_BIAS}
 
 
 CHILD = """

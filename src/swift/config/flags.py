@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swift.config.engine import VllmSection
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -305,11 +307,7 @@ FLAGS: dict[str, Flag] = {
     "lmdeploy_tp": _flag("lmdeploy.tp"),
     "lmdeploy_cache_max_entry_count": _flag("lmdeploy.cache_max_entry_count"),
     "lmdeploy_quant_policy": _flag("lmdeploy.quant_policy"),
-    "vllm_tensor_parallel_size": _flag("vllm.tensor_parallel_size"),
-    "vllm_gpu_memory_utilization": _flag("vllm.gpu_memory_utilization"),
-    "vllm_max_num_seqs": _flag("vllm.max_num_seqs"),
-    "vllm_enforce_eager": _flag("vllm.enforce_eager"),
-    "vllm_max_lora_rank": _flag("vllm.max_lora_rank"),
+    **{f"vllm_{name}": _flag(f"vllm.{name}") for name in VllmSection.model_fields},
     "max_new_tokens": _flag("infer.max_new_tokens"),
     "temperature": _flag("infer.temperature", "rollout.temperature"),
     "top_p": _flag("infer.top_p", "rollout.top_p"),
@@ -404,6 +402,9 @@ IDLE: dict[str, Idle] = {
     "label_smoothing_factor": _idle("labels are not smoothed", "0", "0.0"),
     "num_beams": _idle("one answer is followed", "1"),
     "sequence_parallel_size": _idle("a sequence stays on one device", "1"),
+    "vllm_use_async_engine": _idle("answers always join and leave a running batch"),
+    "vllm_enable_lora": _idle("adapters may be loaded with --adapters or --vllm_max_lora_rank"),
+    "vllm_reasoning_parser": _idle("swift reads the thinking of every engine itself", "none", ""),
     "router_aux_loss_coef": _idle("there is no auxiliary loss", "0", "0.0"),
 }
 

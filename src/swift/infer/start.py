@@ -1,16 +1,21 @@
-"""A settled model on a server: one that is started for it, or one that runs."""
+"""A settled model in an engine of its own: vLLM here, a server that is started, one that runs."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from swift.config.engine import Servers
+from swift import registry
+from swift.chat.media.marks import Marks
+from swift.config.engine import Servers, SglangSection, VllmSection
 from swift.config.infer import EngineSection, InferSection
 from swift.config.model import UsedModelSection
 from swift.errors import ConfigError
@@ -22,10 +27,13 @@ from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.sglang import SglangServer
 from swift.infer.backends.started import NAME, StartedEngine
 from swift.infer.backends.vllm import VllmServer
+from swift.infer.engine import RestingEngine, ServingEngine
 from swift.models.load import context_length, dtype_name, load_config
 from swift.observe.log import Log
 
+registry.register("engine", "vllm", "swift.infer.backends.vllm_local:VllmLocal")
 ADAPTER = "adapter"  # what a server calls the adapter that is given
+Loads = TypeVar("Loads", VllmSection, SglangSection)
 _RUNNING = {dialect.name: dialect for dialect in (SGLANG, LMDEPLOY)}
 
 
@@ -36,7 +44,8 @@ def serve(
     servers: Servers,
     dtype: torch.dtype,
     log: Log,
-) -> ServedEngine:
+    marks: Callable[[], Marks],
+) -> ServingEngine:
     """The engine that settings name, with the adapter loaded.
 
     Args:
@@ -46,6 +55,7 @@ def serve(
         servers: of those that are started.
         dtype: of the weights.
         log: told how it goes.
+        marks: how media are written, asked for when there are some.
 
     Raises:
         ConfigError, ServerError: it cannot be started, or the adapter cannot be loaded.
@@ -60,7 +70,14 @@ def serve(
         url = settings.base_url.rstrip("/").removesuffix("/v1")
         address = Address(url, settings.api_key)
         return ServedEngine(address, _RUNNING[settings.backend], NAME, context)
-    engine = _start(base, section, settings, servers, dtype_name(dtype), context, log)
+    if settings.backend == "vllm" and settings.engine_python is None:
+        log("starting vLLM here")
+        vllm = allowing(servers.vllm, section.adapters)
+        engine: ServingEngine = here(
+            base, vllm, dtype=dtype_name(dtype), context=context, marks=marks
+        )
+    else:
+        engine = _start(base, section, settings, servers, dtype_name(dtype), context, log)
     try:
         for adapter in section.adapters:
             engine.load_adapter(ADAPTER, str(find_adapter(adapter).resolve()))
@@ -79,7 +96,7 @@ def _start(
     context: int | None,
     log: Log,
 ) -> StartedEngine:
-    python, rank = settings.engine_python or sys.executable, _rank(section)
+    python = settings.engine_python or sys.executable
     file = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     path = Path("output") / settings.backend / file
     if settings.backend == "lmdeploy":
@@ -88,17 +105,48 @@ def _start(
         own = servers.lmdeploy
         return LmdeployServer(base, own, python, path, log, dtype=dtype, context=context)
     if settings.backend == "sglang":
-        ranked = {"max_lora_rank": servers.sglang.max_lora_rank or rank}
-        sglang = servers.sglang.model_copy(update=ranked)
+        sglang = allowing(servers.sglang, section.adapters)
         return SglangServer(base, sglang, python, path, log, dtype=dtype, context=context)
-    vllm = servers.vllm.model_copy(update={"max_lora_rank": servers.vllm.max_lora_rank or rank})
+    vllm = allowing(servers.vllm, section.adapters)
     return VllmServer(base, vllm, python, path, log, dtype=dtype, context=context)
 
 
-def _rank(section: UsedModelSection) -> int | None:
-    """The largest rank of the adapters that are given, at least vLLM's least of 8."""
-    ranks = [8] * bool(section.adapters)
-    for adapter in section.adapters:
+def allowing(settings: Loads, adapters: Sequence[str]) -> Loads:
+    """Settings with which adapters can be loaded: their largest rank, where none is set."""
+    return settings.model_copy(update={"max_lora_rank": settings.max_lora_rank or _rank(adapters)})
+
+
+def here(
+    base: Path,
+    settings: VllmSection,
+    *,
+    dtype: str = "auto",
+    context: int | None = None,
+    marks: Callable[[], Marks] | None = None,
+) -> RestingEngine:
+    """An engine of vLLM in this process.
+
+    Raises:
+        ConfigError: vLLM is not installed beside swift, or refuses the model or a setting.
+        ServerError: it cannot be started.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "--infer_backend vllm: vLLM is not installed here; name the Python of an environment "
+            "that has it: --engine_python path/to/python"
+        )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    engine: RestingEngine = registry.load("engine", "vllm")(
+        base, settings, dtype=dtype, context=context, marks=marks
+    )
+    return engine
+
+
+def _rank(adapters: Sequence[str]) -> int | None:
+    """The largest rank of adapters, at least vLLM's least of 8."""
+    ranks = [8] * bool(adapters)
+    for adapter in adapters:
         read = json.loads((find_adapter(adapter) / "adapter_config.json").read_text("utf-8"))
         ranks.append(int(read.get("r", 8)))
     return max(ranks, default=None)

@@ -11,6 +11,7 @@ from swift.config.runs import DeployConfig
 from swift.data.source import check_inputs
 from swift.errors import ConfigError
 from swift.infer.load import load_talker, settle
+from swift.infer.start import allowing
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.parallel.world import World
@@ -34,9 +35,12 @@ def run(config: DeployConfig, world: World) -> None:
     if config.dry_run:
         log(f"would load {model.path} and serve {', '.join((name, *named))}")
         return
-    talker = load_talker(model, config.infer, device_of(world), log, config)
+    all_of_them = [*model.adapters, *named.values()]
+    ranked = {kind: allowing(getattr(config, kind), all_of_them) for kind in ("vllm", "sglang")}
+    servers = config.model_copy(update=ranked)
+    talker = load_talker(model, config.infer, device_of(world), log, servers)
     system = config.serve.system or before.get("data", "system")
-    for folder in (*model.adapters, *named.values(), str(model.path)):
+    for folder in (*all_of_them, str(model.path)):
         for line in differences(Path(folder), talker.renderer, system):
             log.warn(line)
     served = registry.load("service", "served")(talker, name, named, system)

@@ -44,13 +44,13 @@ class ServedEngine:
         if on_token is None:
             return ask_all(self._address, requests, self._whole)
         [request] = requests
+        _check_pieces(request)
         return ask_all(self._address, [request], lambda client, r: self._heard(client, r, on_token))
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """See :class:`swift.infer.engine.ServingEngine`."""
         self._check([request])
-        if request.sampling.prompt_logprobs:
-            raise ConfigError("prompt_logprobs are not streamed; ask generate() for them")
+        _check_pieces(request)
         return self._own(request)
 
     async def _own(self, request: Request) -> AsyncIterator[Piece]:
@@ -152,6 +152,11 @@ class ServedEngine:
             room(request, self.context)
             if request.adapter is not None:
                 self._known(request.adapter)
+
+
+def _check_pieces(request: Request) -> None:
+    if request.sampling.prompt_logprobs:
+        raise ConfigError("prompt_logprobs are not streamed; ask generate() for them")
 
 
 def _uneven(piece: Piece) -> bool:

@@ -60,7 +60,7 @@ class TransformersEngine:
                 are not read whole. Only where no weights change but by this engine.
         """
         self._model = model
-        missing = {Ability.PAUSE} if marks else {Ability.PAUSE, Ability.MEDIA}
+        missing = {Ability.PAUSE, Ability.SLEEP, *([] if marks else [Ability.MEDIA])}
         self.abilities = frozenset(Ability) - missing
         self._marks = marks
         self._proven: set[Kind] = set()  # kinds of media that the model was shown to take
