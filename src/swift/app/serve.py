@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import signal
 import socket
@@ -26,10 +27,11 @@ from swift.app.texts import LANGUAGES
 from swift.config.app import AppConfig
 from swift.config.runs import DeployConfig
 from swift.errors import ConfigError
-from swift.infer.backends.server import Server, free_port
+from swift.infer.backends.server import Server
 from swift.observe.log import Log
 
 _PORTS = 100  # that are tried behind one that is taken
+_OURS = range(10_000, 32_768)
 _PART = 0.7  # of a request's size that files may have: base64 makes them a third larger
 
 
@@ -105,7 +107,7 @@ def _api(config: AppConfig, place: Path, log: Log) -> Iterator[Api]:
         url = config.app.base_url.rstrip("/").removesuffix("/v1")
         yield Api(f"{url}/v1", keys[0] if keys else None)
         return
-    key, port = secrets.token_urlsafe(32), config.serve.port or free_port()
+    key, port = secrets.token_urlsafe(32), config.serve.port or port_of("127.0.0.1", 0)
     file = place / "deploy.yaml"  # in a folder that only this user reads: keys are in it
     file.write_text(yaml.safe_dump(child_config(config, key, port)), encoding="utf-8")
     words = [sys.executable, "-m", "swift", "deploy", str(file)]
@@ -171,19 +173,20 @@ def look_of(config: AppConfig, models: list[Model]) -> Look:
 
 
 def port_of(host: str, port: int) -> int:
-    """A port that is free: this one, else one of those behind it.
+    """A port that is free: this one, else one of those behind it; 0 is any.
 
     Raises:
         ConfigError: none is.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for tried in range(port, min(port + _PORTS, 65536)):
+    # not of those that systems give to connections: it must still be free in some seconds
+    tries = range(port, min(port + _PORTS, 65536)) if port else random.sample(_OURS, _PORTS)
+    family, why = socket.AF_INET6 if ":" in host else socket.AF_INET, ""
+    for tried in tries:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, tried))
+                return tried
             except OSError as error:
-                why = error.strerror
-                continue
-            return int(probe.getsockname()[1])
+                why = error.strerror or str(error)
     raise ConfigError(f"--server_name {host} --server_port {port}: {why}")
