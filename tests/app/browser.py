@@ -20,7 +20,7 @@ def chromium() -> str:
     """The browser's path; skips where there is none, or nothing to drive it with."""
     pytest.importorskip("gradio")
     pytest.importorskip("playwright")
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+    for name in ("chromium", "google-chrome"):
         if found := shutil.which(name):
             return found
     pytest.skip("no Chromium here: apt-get install chromium")

@@ -39,7 +39,7 @@ class Events:
             *(gr.update(visible=number < len(lanes)) for number in range(MOST_LANES)),
             *(gr.update(value=name, visible=several) for name in names),
             *none,
-            *(one.messages for one in found),
+            *(gr.update(value=one.messages, feedback_value=one.thumbs) for one in found),
             *none,
             *(told(reply, texts) if reply else "" for reply in last),
             *none,

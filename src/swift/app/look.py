@@ -30,6 +30,7 @@ class Shown:
 
     messages: list[dict[str, Any]]
     places: list[Place]
+    thumbs: list[str | None]  # of each message of the assistant, in Gradio's words
 
 
 def inert(text: str) -> str:
@@ -66,7 +67,7 @@ def shown(lane: Lane, texts: Texts, *, whole_only: bool = False) -> Shown:
         texts: of the page's language.
         whole_only: show nothing of an answer that is still being written.
     """
-    found = Shown([], [])
+    found = Shown([], [], [])
     for number, turn in enumerate(lane.turns):
         files = [{"path": file} for file in turn.question.files]
         text = [_text(inert(turn.question.text))] if turn.question.text else []
@@ -75,6 +76,9 @@ def shown(lane: Lane, texts: Texts, *, whole_only: bool = False) -> Shown:
             _add(found, Place(number, "answer"), "assistant", [_text("\u2026")])
         else:
             _add_reply(found, number, turn.reply, texts)
+        thumb = None if turn.reply.good is None else "Like" if turn.reply.good else "Dislike"
+        said = sum(one["role"] == "assistant" for one in found.messages) - len(found.thumbs)
+        found.thumbs.extend([thumb] * said)
     return found
 
 

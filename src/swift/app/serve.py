@@ -168,7 +168,7 @@ def look_of(config: AppConfig, models: list[Model]) -> Look:
         system=config.serve.system or "",
         stop=infer.stop,
         numbers=numbers,
-        streams=config.app.stream,
+        streams=infer.stream,
     )
 
 

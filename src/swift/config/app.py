@@ -51,15 +51,15 @@ class AppSection(Section):
     is_multimodal: bool | None = None
     """Offer to send images, videos and sounds. Default: those that the server says it takes."""
 
-    stream: bool = True
-    """Show an answer while it is written; false: once it is whole."""
-
     start_timeout_s: float = Field(1800.0, gt=0)
     """Longest time that the server may take to be ready."""
 
 
 _ASKED = frozenset(
-    ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed")
+    (
+        *("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed"),
+        "stream",
+    )
 )
 """What may be said of answers where a server runs: the page begins with it."""
 

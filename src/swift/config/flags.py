@@ -322,7 +322,7 @@ FLAGS: dict[str, Flag] = {
     "image": _flag("infer.image"),
     "video": _flag("infer.video"),
     "audio": _flag("infer.audio"),
-    "stream": _flag("infer.stream", "app.stream"),
+    "stream": _flag("infer.stream"),
     "max_batch_size": _flag("infer.batch_size"),
     "load_data_args": _flag("load_data_args"),
     "result_path": _flag("result_path"),
