@@ -205,6 +205,23 @@ def test_an_image_is_seen(
     assert isinstance(meaning, Conversation) and len(meaning.media) == 1
 
 
+def test_a_file_that_nobody_uploaded_is_not_read(started: tuple[str, str], tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (32, 32)).save(secret)
+    address = started[0].rstrip("/")
+    sends, *_ = httpx.get(f"{address}/config").json()["dependencies"]
+    file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    data = [{"text": "Look", "files": [file]}, ["seer"], None]
+    data += [""] * (len(sends["inputs"]) - len(data))
+    asked = {"data": data, "fn_index": sends["id"], "session_hash": "hostile"}
+    assert httpx.post(f"{address}/gradio_api/queue/join", json=asked).status_code == 200
+    url = f"{address}/gradio_api/queue/data?session_hash=hostile"
+    with httpx.stream("GET", url, timeout=30) as answer:
+        ends = [line for line in answer.iter_lines() if "process_" in line]
+    assert '"success":false' in ends[-1] and "process_generating" not in "".join(ends)
+    assert httpx.get(f"{address}/gradio_api/file={secret}").status_code == 403
+
+
 def test_judgements_reach_the_record(over_own: Open, seer: Path, question: str) -> None:
     user = over_own()
     user.ask(question)
@@ -322,9 +339,14 @@ def test_an_error_is_told_in_the_servers_words_and_nothing_is_lost(
         assert "the engine failed; another request may work" in user.shown()
     finally:
         server.engine.fail_at = None
+    user.press("Retry")
+    assert user.page.locator("#lane-0 .bot-row", has_text="Fine.").nth(1).text_content()
+    user.page.wait_for_selector("#box [data-testid=submit-button]")
     assert user.ask("And now?") == "Fine."
     messages = json.loads(user.download())["messages"]
-    assert [one["content"] for one in messages] == ["Hello", "Fine.", "And now?", "Fine."]
+    assert [one["content"] for one in messages] == [
+        "Hello", "Fine.", "Fail", "Fine.", "And now?", "Fine.",
+    ]  # fmt: skip
     server.say("Better.")
     user.press("Retry")
     user.page.locator("#lane-0 .bot-row", has_text="Better.").wait_for()
@@ -367,6 +389,7 @@ def test_thinking_is_folded_and_calls_are_readable(over: Open, server: Told) -> 
     assert "look" in texts[2] and '"at": "Paris"' in texts[2]
     box.locator(".thought-group .title").first.click()
     box.get_by_text("I need to look.").wait_for()
+    assert user.page.get_attribute("#box textarea", "placeholder") == "What did look answer?"
     server.say("It rains.")
     assert user.ask("rain") == "It rains."
     row = json.loads(user.download())

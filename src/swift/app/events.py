@@ -23,9 +23,9 @@ Views = AsyncGenerator[list[Any], None]
 class Events:
     """What components call; ``settings`` are the values of those of :func:`wish`."""
 
-    def __init__(self, acts: Acts, *, streams: bool) -> None:
+    def __init__(self, acts: Acts, hint: str, *, streams: bool) -> None:
         self.acts = acts
-        self._streams = streams
+        self._hint, self._streams = hint, streams
 
     def view(self, lanes: Lanes) -> list[Any]:
         """Values for the lanes: the state, which are there, their names, messages and counts."""
@@ -67,9 +67,19 @@ class Events:
                 if growing.lanes != before:
                     before = growing.lanes
                     yield [gr.skip(), *self.view(before)]
-            yield [gr.update(submit_btn=True, stop_btn=False), *self.view(growing.ended())]
+            ended = growing.ended()
+            hint = self._hint_for(ended)
+            yield [gr.update(submit_btn=True, stop_btn=False, placeholder=hint), *self.view(ended)]
         finally:
             growing.shown = True
+
+    def _hint_for(self, lanes: Lanes) -> str:
+        """What stands in the empty box: which tools wait for an answer."""
+        last = [lane.turns[-1].reply for lane in lanes if lane.turns]
+        names = [call.name for reply in last for call in reply.calls]
+        if not names:
+            return self._hint
+        return self.acts.texts.result.format(name=", ".join(dict.fromkeys(names)))
 
     async def send(
         self, request: gr.Request, value: Any, models: list[str], lanes: Lanes, *settings: Any
@@ -90,7 +100,8 @@ class Events:
 
     async def anew(self, lanes: Lanes, request: gr.Request) -> list[Any]:
         """A new chat."""
-        return self.view(await self.acts.anew(session_of(request), lanes))
+        fresh = await self.acts.anew(session_of(request), lanes)
+        return [gr.update(placeholder=self._hint_for(fresh)), *self.view(fresh)]
 
     def stop(self, request: gr.Request) -> None:
         """Enough."""

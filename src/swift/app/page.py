@@ -61,7 +61,10 @@ class Page:
 
     def __init__(self, acts: Acts, look: Look) -> None:
         self._acts, self._look, self._texts = acts, look, LANGUAGES[look.lang]
-        self._events = Events(acts, streams=look.streams)
+        kinds = self._texts.comma.join(KINDS[look.lang][kind] for kind in acts.takes)
+        self._kinds = kinds
+        self._hint = self._texts.ask_media.format(kinds=kinds) if kinds else self._texts.ask
+        self._events = Events(acts, self._hint, streams=look.streams)
         with gr.Blocks(title=look.title, analytics_enabled=False, fill_height=True) as blocks:
             self._add_head()
             self._add_lanes()
@@ -86,7 +89,7 @@ class Page:
 
     def _add_lanes(self) -> None:
         acts, texts = self._acts, self._texts
-        kinds = ", ".join(KINDS[self._look.lang][kind] for kind in acts.takes)
+        kinds = self._kinds
         welcome = texts.welcome_media if kinds else texts.welcome
         welcome = welcome.format(title=inert(self._look.title), kinds=kinds)
         if len(self._look.models) > 1:
@@ -112,13 +115,12 @@ class Page:
                 self._columns.append(column)
 
     def _add_box(self) -> None:
-        acts, texts = self._acts, self._texts
-        kinds = ", ".join(KINDS[self._look.lang][kind] for kind in acts.takes)
+        acts = self._acts
         self._box = gr.MultimodalTextbox(
             show_label=False, elem_id="box", autofocus=True, max_lines=12,
             sources=["upload"] if acts.takes else [], file_count="multiple",
             file_types=list(acts.takes) or None, max_plain_text_length=1_000_000,
-            placeholder=texts.ask_media.format(kinds=kinds) if kinds else texts.ask,
+            placeholder=self._hint,
         )  # fmt: skip
 
     def _add_settings(self) -> None:
@@ -162,7 +164,7 @@ class Page:
         self._box.submit(events.send, [self._box, self._models, *inputs], growing, **hidden)
         self._box.stop(events.stop, **hidden)
         self._models.change(events.choose, [self._models, self._lanes], outputs, **hidden)
-        self._new.click(events.anew, [self._lanes], outputs, **hidden)
+        self._new.click(events.anew, [self._lanes], growing, **hidden)
         self._dark.click(None, js=_DARK)
         for button, script in ((self._copy, _COPY), (self._save, _SAVE)):
             clicked = button.click(events.row, inputs, [self._rows], **hidden)

@@ -35,9 +35,7 @@ class Texts:
     result: str
     copy: str
     download: str
-    copied: str
     nothing: str
-    dark: str
     welcome: str
     welcome_media: str
     thinking: str
@@ -53,6 +51,7 @@ class Texts:
     corrected: str
     changed: str
     busy: str
+    comma: str
 
 
 ENGLISH = Texts(
@@ -82,9 +81,7 @@ ENGLISH = Texts(
     result="What did {name} answer?",
     copy="Copy as JSONL",
     download="Download JSONL",
-    copied="Copied: a row that swift sft --dataset reads",
     nothing="There is no answer yet",
-    dark="Light or dark",
     welcome="Ask **{title}** anything.",
     welcome_media="Ask **{title}** anything. It takes {kinds} too.",
     thinking="Thinking",
@@ -100,6 +97,7 @@ ENGLISH = Texts(
     corrected="Recorded: your text against the answer",
     changed="The conversation goes on from your text",
     busy="An answer is being written; stop it first",
+    comma=", ",
 )
 
 CHINESE = Texts(
@@ -129,9 +127,7 @@ CHINESE = Texts(
     result="{name} 的返回结果是什么？",
     copy="复制为 JSONL",
     download="下载 JSONL",
-    copied="已复制：可用于 swift sft --dataset",
     nothing="还没有回答",
-    dark="明暗切换",
     welcome="向 **{title}** 提问吧。",
     welcome_media="向 **{title}** 提问吧，也可以发送{kinds}。",
     thinking="思考过程",
@@ -147,6 +143,7 @@ CHINESE = Texts(
     corrected="已记录修改后的回答",
     changed="对话将从修改后的内容继续",
     busy="正在生成回答，请先停止",
+    comma="、",
 )
 
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
