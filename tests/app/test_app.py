@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "serve"))
 import serving
 from saying import SayingEngine
 
+from swift.app.client import Api
+from swift.app.reply import Reply, grown
+from swift.app.talk import Lane, Question, Wish, body_of
 from swift.chat.message import Conversation
 from swift.config.serve import ServeSection
 from swift.data.formats.form import formats, understand
+from swift.errors import ServerError
 from swift.infer.backends.server import free_port
 from swift.models.load import load_model
 from swift.serve.keys import Caller, Keys
 from swift.serve.server import listen, uvicorn_of
 
-KEY = "sk-of-the-tests-12345"
+KEY, SLOW = "sk-of-the-tests-12345", "sk-of-the-slow-12345"
 Open = Callable[..., User]
 
 
@@ -252,7 +258,8 @@ class Told:
     def __init__(self) -> None:
         renderer = serving.renderer_of()
         self.engine = SayingEngine(renderer, "Hello.", context=2048)
-        keys = Keys({KEY: Caller("tests")}, Caller("nobody"))
+        slow = Caller("slow", requests_per_minute=1)
+        keys = Keys({KEY: Caller("tests"), SLOW: slow}, Caller("nobody"))
         self._place = listen("127.0.0.1", 0)
         application = serving.serve(self.engine, renderer, keys=keys)
         self._server = uvicorn_of(application, ServeSection(drain_s=5))
@@ -413,6 +420,35 @@ def test_a_phone_in_the_dark(over: Open, server: Told) -> None:
     assert page.locator("#box input[type=file]").count() == 0  # --is_multimodal false
     light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] > 128")
     assert not light
+
+
+def test_refusals_are_the_servers(server: Told) -> None:
+    server.say("Fine.")
+    body = body_of(Lane("tiny").asked(Question("Hi")), Wish())
+
+    async def ask(api: Api, **changes: Any) -> str:
+        reply = Reply("tiny")
+        async for event in api.events({**body, **changes}):
+            reply = grown(reply, event, 0.0)
+        return reply.content
+
+    def run_(coroutine: Any) -> Any:  # beside the loop that drives the browser
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, coroutine).result()
+
+    api, slow = Api(server.url, KEY), Api(server.url, SLOW)
+    assert [one.name for one in run_(api.models())] == ["tiny"]
+    assert run_(ask(api)) == run_(ask(slow)) == "Fine."
+    for refused, why in (
+        (ask(slow), r"429: .* \(again in \d+ s\)"),
+        (ask(api, model="other"), "404: there is no model 'other'; this server has tiny"),
+        (ask(api, top_k=-5), "400: top_k: .* greater than or equal to -1"),
+        (Api(server.url, "wrong").models(), "401: "),
+        (Api(server.url.replace("/v1", "/v2"), KEY).models(), "404: GET /v2/models"),
+    ):
+        with pytest.raises(ServerError, match=why):
+            run_(refused)
+    assert run_(api.records()) is False
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,13 @@ def test_command_lines_of_ms_swift_mean_the_same() -> None:
     beside = config(*words.split(), *OVER)
     assert not look_of(beside, [Model("m")]).streams
     assert beside.app.base_url == OVER[1]
+
+
+def test_one_file_is_enough(tmp_path: Path) -> None:
+    file = tmp_path / "chat.yaml"
+    file.write_text("command: app\nmodel: {path: m}\napp: {lang: zh, title: T}\ntop_k: 5\n")
+    found = config(str(file), "--lang", "en")
+    assert (found.app.title, found.app.lang, found.infer.top_k) == ("T", "en", 5)
 
 
 def test_the_server_is_given_everything_but_the_page() -> None:

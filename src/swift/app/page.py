@@ -19,7 +19,16 @@ STYLE = Path(__file__).with_name("page.css")
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "monospace")
 _DARK = "() => { document.body.classList.toggle('dark') }"
-_COPY = "async (text) => { if (text) await navigator.clipboard.writeText(text) }"
+_COPY = """async (text) => {
+  if (!text) return;
+  if (navigator.clipboard) return await navigator.clipboard.writeText(text);
+  const area = document.createElement("textarea");  // http from another machine has no clipboard
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}"""
 _SAVE = """(text) => {
   if (!text) return;
   const link = document.createElement("a");
@@ -45,7 +54,7 @@ class Look:
 
 def theme() -> gr.themes.Base:
     """Quiet colours, and only fonts that a machine has: the page fetches nothing from elsewhere."""
-    made = gr.themes.Default(
+    return gr.themes.Default(
         primary_hue="indigo",
         secondary_hue="indigo",
         neutral_hue="zinc",
@@ -53,7 +62,6 @@ def theme() -> gr.themes.Base:
         font=_SANS,
         font_mono=_MONO,
     )
-    return made.set(body_background_fill="*neutral_50", body_background_fill_dark="*neutral_950")
 
 
 class Page:
@@ -131,14 +139,14 @@ class Page:
             elem_id="system",
         )  # fmt: skip
         with gr.Row(elem_id="numbers"):
+            begin = {name: look.numbers.get(setting) for name, (setting, _) in NUMBERS.items()}
             numbers = [
                 gr.Textbox(
-                    str(look.numbers.get(setting, "") if look.numbers.get(setting) is not None
-                        else ""),
+                    "" if value is None else str(value),
                     label=getattr(texts, name), placeholder=texts.blank, min_width=120,
                     elem_id=name,
                 )
-                for name, (setting, _) in NUMBERS.items()
+                for name, value in begin.items()
             ]  # fmt: skip
         choices = [(texts.default, ""), (texts.on, "on"), (texts.off, "off")]
         thinks = gr.Radio(choices, value="", label=texts.thinks, elem_id="thinks")

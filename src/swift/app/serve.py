@@ -26,7 +26,7 @@ from swift.app.page import STYLE, Look, Page, theme
 from swift.app.texts import LANGUAGES
 from swift.config.app import AppConfig
 from swift.config.runs import DeployConfig
-from swift.errors import ConfigError
+from swift.errors import ConfigError, ServerError
 from swift.infer.backends.server import Server
 from swift.observe.log import Log
 
@@ -41,16 +41,23 @@ def serve(config: AppConfig, log: Log) -> None:
     Raises:
         ConfigError, ServerError: the server cannot be started or reached, or no port is free.
     """
-    with _ending(), tempfile.TemporaryDirectory(prefix="swift-app-") as place, _api(
-        config, Path(place), log
-    ) as api:  # fmt: skip
+    with (
+        _ending(),
+        tempfile.TemporaryDirectory(prefix="swift-app-") as place,
+        _beneath(config, Path(place), log) as (api, server),
+    ):
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = place  # what is uploaded ends with the page
         models = asyncio.run(api.models())
-        _show(config, api, ordered(models, config), log)
+        with _shown(config, api, ordered(models, config), log):
+            while server is None or server.alive:
+                time.sleep(1)
+            raise ServerError(f"the server has ended; {server.log} ends with\n{server.tail()}")
 
 
-def _show(config: AppConfig, api: Api, models: list[Model], log: Log) -> None:
+@contextmanager
+def _shown(config: AppConfig, api: Api, models: list[Model], log: Log) -> Iterator[None]:
+    """The page."""
     section = config.app
     acts = Acts(api, LANGUAGES[section.lang], asyncio.run(api.records()), takes(config, models))
     page = Page(acts, look_of(config, models)).blocks
@@ -62,20 +69,22 @@ def _show(config: AppConfig, api: Api, models: list[Model], log: Log) -> None:
             "gradio.live"
         )
     size = int(config.serve.max_body_mb * _PART * (1 << 20))
-    _, address, public = page.launch(
-        server_name=section.server_name,
-        server_port=port_of(section.server_name, section.server_port), share=section.share,
-        inbrowser=section.inbrowser, prevent_thread_lock=True, quiet=True,
-        app_kwargs={"middleware": MIDDLEWARE, "docs_url": None, "redoc_url": None},
-        max_file_size=size, ssr_mode=False, footer_links=[], theme=theme(), css_paths=STYLE,
-        run_history=False,
-    )  # fmt: skip
+    port = port_of(section.server_name, section.server_port)
+    try:
+        _, address, public = page.launch(
+            server_name=section.server_name, server_port=port, share=section.share,
+            inbrowser=section.inbrowser, prevent_thread_lock=True, quiet=True,
+            app_kwargs={"middleware": MIDDLEWARE, "docs_url": None, "redoc_url": None},
+            max_file_size=size, ssr_mode=False, footer_links=[], theme=theme(), css_paths=STYLE,
+            run_history=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(f"--server_name {section.server_name}: {error}") from None
     log(f"the page is at {address} (Ctrl-C ends)")
     if public:
         log(f"and for everybody at {public}")
     try:
-        while True:
-            time.sleep(3600)
+        yield
     finally:
         page.close(verbose=False)
 
@@ -100,12 +109,12 @@ def _ending() -> Iterator[None]:
 
 
 @contextmanager
-def _api(config: AppConfig, place: Path, log: Log) -> Iterator[Api]:
-    """The server that runs, or one that is started for the page."""
+def _beneath(config: AppConfig, place: Path, log: Log) -> Iterator[tuple[Api, Server | None]]:
+    """The server that runs, or one that is started for the page; and its process."""
     keys = config.serve.api_key
     if config.app.base_url is not None:
         url = config.app.base_url.rstrip("/").removesuffix("/v1")
-        yield Api(f"{url}/v1", keys[0] if keys else None)
+        yield Api(f"{url}/v1", keys[0] if keys else None), None
         return
     key, port = secrets.token_urlsafe(32), config.serve.port or port_of("127.0.0.1", 0)
     file = place / "deploy.yaml"  # in a folder that only this user reads: keys are in it
@@ -117,7 +126,7 @@ def _api(config: AppConfig, place: Path, log: Log) -> Iterator[Api]:
     try:
         server.wait(config.app.start_timeout_s, log)
         file.unlink()
-        yield Api(f"{server.url}/v1", key)
+        yield Api(f"{server.url}/v1", key), server
     finally:
         server.close()
 
