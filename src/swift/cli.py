@@ -64,6 +64,10 @@ COMMANDS = {
         "serve over HTTP as OpenAI and Anthropic do", "swift.config.runs:DeployConfig",
         "swift.recipes.deploy:run", "Use",
     ),
+    "app": Command(
+        "a page in the browser to chat, compare adapters, judge answers",
+        "swift.config.app:AppConfig", "swift.recipes.app:run", "Use",
+    ),
     "merge-lora": Command(
         "make one model of base and adapter", "swift.config.runs:MergeConfig",
         "swift.recipes.merge:run", "Use", preset=("--merge_lora", "true"),
@@ -95,7 +99,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("app", "eval", "rollout", "sample", "web-ui", "megatron")
+LATER = ("eval", "rollout", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

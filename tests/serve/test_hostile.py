@@ -22,8 +22,12 @@ import tiny
 from swift.chat.load import load_renderer
 from swift.chat.media.settings import MediaSettings
 from swift.chat.render import Renderer
+from swift.config.serve import ServeSection
 from swift.infer.backends.transformers import TransformersEngine
-from swift.infer.engine import Ability
+from swift.infer.engine import Ability, Sampling
+from swift.infer.talk import Talker
+from swift.observe.log import Log
+from swift.serve.server import Served, make_service
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +225,18 @@ def test_a_body_that_is_packed_is_not_unpacked(renderer: Renderer) -> None:
     assert done.status_code == 415 and "Content-Encoding" in done.json()["error"]["message"]
     assert most < 5 << 20
     assert chat(app).status_code == 200
+
+
+def test_the_list_of_models_says_what_they_take(seer: Any, renderer: Renderer) -> None:
+    known = seer.state.service.answerer
+    for engine, reads, takes in (
+        (known.engine, known.renderer, ["text", "image", "video"]),  # a video as its frames
+        (known.engine, renderer, ["text"]),
+        (SayingEngine(known.renderer, "x"), known.renderer, ["text"]),
+    ):
+        served = Served(Talker(reads, engine, Sampling(4)), "tiny", {}, None)
+        service, _ = make_service(served, ServeSection(), Log(speaking=False))
+        assert service.models.one("tiny")["input_modalities"] == takes
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ def test_feedback_that_cannot_be_kept_is_refused(renderer: Renderer, tmp_path: P
         ({"id": id, "thumb": 1}, 400),
         ({"id": id, "good": True}, 200),
         ({"id": id, "good": False}, 409),
+        ({"id": id, "good": False, "correction": "Paris."}, 409),
+        ({"id": id, "correction": "Paris."}, 200),  # a thumb, and a correction afterwards
+        ({"id": id, "correction": "Rome."}, 409),
     ):
         assert post_feedback(app, **body).status_code == status, body
     assert post_feedback(serve(engine, renderer), id=id, good=True).status_code == 404
@@ -153,6 +156,7 @@ def test_a_server_that_starts_again_knows_its_file(renderer: Renderer, tmp_path:
     again = serve(engine, renderer, recorder=Recorder(file, 1 << 20))
     assert post_feedback(again, id=second, good=True).status_code == 200
     assert post_feedback(again, id=first, good=True).status_code == 409
+    assert post_feedback(again, id=first, correction="y").status_code == 200
     third = chat(again).json()["id"]
     assert post_feedback(again, id=third, good=True).status_code == 200
 

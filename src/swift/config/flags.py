@@ -295,7 +295,7 @@ FLAGS: dict[str, Flag] = {
     # inference
     "infer_backend": _flag("infer.backend", rewrite=_BACKEND),
     "engine_python": _flag("infer.engine_python"),
-    "base_url": _flag("infer.base_url"),
+    "base_url": _flag("infer.base_url", "app.base_url"),
     "max_model_len": _flag("infer.max_model_len"),
     "vllm_max_model_len": _alias("infer.max_model_len"),
     "sglang_context_length": _alias("infer.max_model_len"),
@@ -353,6 +353,14 @@ FLAGS: dict[str, Flag] = {
     "redact": _flag("serve.redact"),
     "verbose": _flag("serve.verbose"),
     "log_interval": _flag("serve.log_interval_s"),
+    # page
+    "server_name": _flag("app.server_name"),
+    "server_port": _flag("app.server_port"),
+    "share": _flag("app.share"),
+    "inbrowser": _flag("app.inbrowser"),
+    "lang": _flag("app.lang"),
+    "studio_title": _flag("app.title"),
+    "is_multimodal": _flag("app.is_multimodal"),
     # export
     "to_cached_dataset": _flag("to_cached_dataset"),
     "merge_lora": _flag("model.merge"),

@@ -41,7 +41,7 @@ _TOPICS = {
         use_precision_aware_optimizer
     """,
     "serving": """
-        device_groups lang ray_exp_name use_ray
+        device_groups ray_exp_name use_ray
     """,
     "quantization": """
         bnb_4bit_compute_dtype bnb_4bit_quant_storage bnb_4bit_quant_type

@@ -21,12 +21,14 @@ class Models:
         base: name of the model itself.
         adapters: name of an adapter -> its folder.
         owner: ``owned_by`` in the list.
+        takes: what a message may hold beside text.
     """
 
     engine: ServingEngine
     base: str
     adapters: dict[str, str] = field(default_factory=dict)
     owner: str = "swift"
+    takes: tuple[str, ...] = ()
     under_base: str | None = None  # an adapter that the engine puts under the model's own name
     _since: dict[str, int] = field(default_factory=dict)
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,6 +66,7 @@ class Models:
             "owned_by": self.owner,
             "parent": None if name == self.base else self.base,
             "max_model_len": self.engine.context,
+            "input_modalities": ["text", *self.takes],
         }
 
     def load_first(self, adapters: Mapping[str, str]) -> None:

@@ -38,7 +38,7 @@ class _Kept:
     offset: int
     size: int
     caller: str
-    judged: bool = False
+    judged: frozenset[str] = frozenset()  # the kinds of its judgements: kto, dpo
 
 
 class Recorder:
@@ -94,13 +94,16 @@ class Recorder:
             Names of the files that a row was written to.
 
         Raises:
-            Refused: nothing is known of the completion, or it was judged before.
+            Refused: nothing is known of the completion, or it was judged so before; a thumb and a
+                correction may come one after the other.
         """
         with self._lock:
             kept = self._kept.get(id)
             if kept is None or kept.caller != caller:
                 raise Refused(404, f"no recorded completion has the id {id[:80]!r}", param="id")
-            if kept.judged:
+            kinds = {"kto"} if good is not None else set()
+            kinds |= {"dpo"} if correction is not None else set()
+            if kept.judged & kinds:
                 raise Refused(409, f"{id} was judged before", param="id")
             row = self._row(kept)
             written = []
@@ -108,7 +111,7 @@ class Recorder:
                 written.append(self._append("kto", {**row, "label": good}))
             if correction is not None:
                 written.append(self._append("dpo", _corrected(row, correction)))
-            self._kept[id] = replace(kept, judged=True)
+            self._kept[id] = replace(kept, judged=kept.judged | kinds)
             return written
 
     def _keep(self, id: str, caller: str, row: Mapping[str, Any]) -> None:
@@ -153,14 +156,15 @@ class Recorder:
 
     def _remember(self) -> None:
         """Find the completions of an earlier run of the server, so that they can be judged."""
-        judged = set()
+        judged: dict[Any, frozenset[str]] = {}
         for kind in ("kto", "dpo"):
             beside = self._file.with_suffix(f".{kind}.jsonl")
-            judged |= {row.get("id") for _, _, row in _rows(beside)}
+            for _, _, row in _rows(beside):
+                judged[row.get("id")] = judged.get(row.get("id"), frozenset()) | {kind}
         for offset, size, row in _rows(self._file):
             if isinstance(row.get("id"), str) and isinstance(row.get("caller"), str):
-                kept = _Kept(self._file, offset, size, row["caller"], row["id"] in judged)
-                self._note(row["id"], kept)
+                before = judged.get(row["id"], frozenset())
+                self._note(row["id"], _Kept(self._file, offset, size, row["caller"], before))
 
 
 def _rows(file: Path) -> list[tuple[int, int, dict[str, Any]]]:

@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from swift.chat.media.settings import MediaSettings
+from swift.chat.message import KINDS
 from swift.chat.render import Renderer
 from swift.config.serve import ServeSection
 from swift.errors import ConfigError
@@ -84,7 +85,13 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
         "anyone", section.requests_per_minute, section.tokens_per_minute, section.concurrency
     )
     keys = read_keys(section.api_key, section.api_key_file, everyone)
-    models = Models(engine, served.name, owner=section.owner, under_base=served.talker.adapter)
+    models = Models(
+        engine,
+        served.name,
+        owner=section.owner,
+        takes=_takes(engine, served.talker.renderer),
+        under_base=served.talker.adapter,
+    )
     models.load_first(served.adapters)
     body = int(section.max_body_mb * MIB)
     record = Path(section.record).expanduser() if section.record else None
@@ -113,6 +120,13 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
     if not keys.needed and section.host not in ("127.0.0.1", "localhost", "::1"):
         log.warn(f"everybody who reaches {section.host} may ask; --api_key KEY changes that")
     return service, app
+
+
+def _takes(engine: ServingEngine, renderer: Renderer) -> tuple[str, ...]:
+    """The kinds of media that both the engine and the checkpoint take."""
+    if Ability.MEDIA not in engine.abilities or renderer.spec.media is None:
+        return ()
+    return tuple(kind for kind in KINDS if kind in renderer.marks.kinds)
 
 
 def _defaults(sampling: Sampling) -> Sampling:
