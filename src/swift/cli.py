@@ -64,6 +64,10 @@ COMMANDS = {
         "serve over HTTP as OpenAI and Anthropic do", "swift.config.runs:DeployConfig",
         "swift.recipes.deploy:run", "Use",
     ),
+    "rollout": Command(
+        "answer for swift rlhf --vllm_mode server, by the weights that it sends",
+        "swift.config.rollout_server:RolloutServerConfig", "swift.recipes.rollout:run", "Use",
+    ),
     "merge-lora": Command(
         "make one model of base and adapter", "swift.config.runs:MergeConfig",
         "swift.recipes.merge:run", "Use", preset=("--merge_lora", "true"),
@@ -95,7 +99,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("app", "eval", "rollout", "sample", "web-ui", "megatron")
+LATER = ("app", "eval", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

@@ -46,6 +46,14 @@ class ServerError(SwiftError):
     exit_code = 1
 
 
+class EngineLost(ServerError):
+    """The engine that answers for a run is gone."""
+
+
+class OtherWeights(EngineLost):
+    """The engine that answers for a run is there again, with weights that are not the run's."""
+
+
 class PropertyError(SwiftError):
     """What must hold for every rendered conversation does not."""
 

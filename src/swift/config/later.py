@@ -16,11 +16,10 @@ _TOPICS = {
         vera_dropout vera_projection_prng_key vera_rank
     """,
     "preference and policy training": """
-        async_generate chord_enable_phi_function chord_mu_decay_steps chord_mu_peak
-        chord_mu_valley chord_mu_warmup_steps chord_sft_dataset
+        chord_enable_phi_function chord_mu_decay_steps chord_mu_peak chord_mu_valley
+        chord_mu_warmup_steps chord_sft_dataset
         chord_sft_per_device_train_batch_size gkd_logits_topk gym_env lmbda
-        log_rollout_offpolicy_metrics multi_turn_scheduler offload_model offload_optimizer
-        offload_teacher_model sft_alpha sleep_level teacher_deepspeed teacher_model
+        multi_turn_scheduler offload_teacher_model sft_alpha teacher_deepspeed teacher_model
         teacher_model_server use_gym_env
     """,
     "Megatron": """
@@ -64,13 +63,12 @@ _TOPICS = {
         sglang_pp_size sglang_quantization
         sglang_speculative_algorithm sglang_speculative_eagle_topk
         sglang_speculative_num_draft_tokens sglang_speculative_num_steps
-        use_vllm vllm_data_parallel_size vllm_disable_cascade_attn
-        vllm_disable_custom_all_reduce vllm_enable_expert_parallel vllm_enable_lora
+        vllm_data_parallel_size vllm_disable_cascade_attn
+        vllm_disable_custom_all_reduce vllm_enable_expert_parallel
         vllm_enable_prefix_caching vllm_engine_kwargs
         vllm_limit_mm_per_prompt
-        vllm_mm_processor_cache_gb vllm_mode
-        vllm_pipeline_parallel_size vllm_quantization vllm_reasoning_parser vllm_server_host
-        vllm_server_pass_dataset vllm_server_port vllm_speculative_config
+        vllm_mm_processor_cache_gb
+        vllm_pipeline_parallel_size vllm_quantization vllm_reasoning_parser vllm_speculative_config
         vllm_use_async_engine
     """,
     "classification, embedding and reranking": """

@@ -109,6 +109,7 @@ class RlhfConfig(TrainingConfig):
     rlhf: Rlhf = DpoSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
+    vllm: VllmSection = VllmSection()
 
     @model_validator(mode="after")
     def _check_rewards(self) -> RlhfConfig:

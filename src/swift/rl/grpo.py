@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +22,15 @@ from swift import registry
 from swift.config.policy import PolicySection
 from swift.data.batch import Batch
 from swift.data.sample import Sample
-from swift.data.stream import Order
 from swift.errors import ResourceError
 from swift.parallel.mesh import Mesh
 from swift.rl.advantage import advantages, total, without_signal
-from swift.rl.answers import Answer, answer_of, weights_of
+from swift.rl.answers import Answer, weights_of
 from swift.rl.objective import PolicyBatch, joined, policy_batch
 from swift.rl.rollout import FAULTS as OF_ROLLOUT
-from swift.rl.rollout import Episode, Question, Rollout, seed_of
+from swift.rl.rollout import seed_of
 from swift.rl.score import FAULTS as OF_REWARDS
-from swift.rl.score import Judges
+from swift.rl.supply import Supply
 
 FAULTS = (*OF_ROLLOUT, *OF_REWARDS)
 
@@ -58,6 +56,11 @@ class Measures:
     generations: int  # answers to each prompt
     most: int  # longest answer
 
+    @property
+    def together(self) -> int:
+        """Steps that learn from the answers of one round."""
+        return self.steps * self.iterations
+
     def answers(self, processes: int) -> int:
         """Answers of a round."""
         return self.batch_size * self.accumulation * self.steps * processes
@@ -67,11 +70,8 @@ class Measures:
 class Rounds:
     """The rounds of a run, and where it stands in them."""
 
-    rollout: Rollout
-    judges: Judges
+    supply: Supply  # of answers
     weights: Sequence[float]  # of the reward functions
-    questions: Sequence[Question]
-    order: Order  # of the questions
     section: PolicySection
     measures: Measures
     lay: Callable[[Sequence[Sample]], Batch]
@@ -79,7 +79,6 @@ class Rounds:
     mesh: Mesh
     seed: int
     record: Path | None = None  # completions.jsonl
-    drawn: int = 0  # prompts drawn so far
     step: int = 0  # the next step of the run
     answers: list[Answer] = field(default_factory=list)  # of the round under way
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -89,28 +88,33 @@ class Rounds:
         m = self.measures
         self.step = first
         while self.step < last:
-            place = self.step % (m.steps * m.iterations)
+            place = self.step % m.together
             if place == 0:
-                self.answers = self._round()
+                self.answers = self._round(last)
             made = self._window(place % m.steps)
             self.step += 1  # a checkpoint that follows goes on behind this step
             yield made
 
     def as_dict(self) -> dict[str, Any]:
         """What the run needs to go on from here, for JSON."""
-        under_way = self.step % (self.measures.steps * self.measures.iterations)
+        under_way = self.step % self.measures.together
         answers = [answer.as_dict() for answer in self.answers] if under_way else []
-        return {"drawn": self.drawn, "answers": answers}
+        return {**self.supply.as_dict(), "answers": answers}
 
     def go_on(self, record: dict[str, Any]) -> None:
         """Take up what ``as_dict`` gave."""
-        self.drawn = record["drawn"]
+        self.supply.go_on(record)
         self.answers = [Answer(**answer) for answer in record["answers"]]
 
-    def _round(self) -> list[Answer]:
-        """Answers with advantages, the same on every process, in the order of learning."""
+    def _round(self, last: int) -> list[Answer]:
+        """Answers with advantages, the same on every process, in the order of learning.
+
+        Args:
+            last: step at which the run ends.
+        """
         count = self.measures.answers(self.mesh.world.size)
-        groups, resampled = self._groups(count // self.measures.generations)
+        prompts, steps = count // self.measures.generations, self.measures.together
+        groups, resampled = self._groups(self.step // steps, prompts)
         answers = [answer for group in groups for answer in group]
         if not any(answer.length for answer in answers):
             raise ResourceError(
@@ -126,18 +130,19 @@ class Rounds:
         self.metrics = self._report(groups, resampled)
         if self.record is not None and self.mesh.world.is_main:
             self._write(groups)
+        self.supply.look_ahead(self.step // steps, prompts, (last - 1 - self.step) // steps)
         return answers
 
-    def _groups(self, count: int) -> tuple[list[list[Answer]], int]:
+    def _groups(self, round: int, count: int) -> tuple[list[list[Answer]], int]:
         """Answered prompts, and how many more were tried for want of signal."""
-        found = self._answer(count)
+        found = self.supply.next(round, count)
         if not self.section.dynamic_sample:
             return found, 0
         good = [group for group in found if self._teaches(group)]
         dull = [group for group in found if not self._teaches(group)]
         tries = tried = 0
         while len(good) < count and tries < self.section.max_resample_times:
-            more = self._answer(count - len(good))
+            more = self.supply.more(count - len(good))
             good += [group for group in more if self._teaches(group)]
             tries, tried = tries + 1, tried + len(more)
         return [*good, *dull][:count], tried
@@ -146,42 +151,9 @@ class Rounds:
         rewards_1KF = torch.tensor([[answer.rewards for answer in group]], dtype=torch.float64)
         return not bool(without_signal(total(rewards_1KF, self.weights))[0])
 
-    def _answer(self, count: int) -> list[list[Answer]]:
-        """Let the model answer the next prompts; each process takes its share."""
-        k, world = self.measures.generations, self.mesh.world
-        numbers = range(self.drawn, self.drawn + count)
-        self.drawn += count
-        asked = [(number, i) for number in numbers for i in range(k)][world.rank :: world.size]
-        episodes = self.rollout(
-            [self._question(number) for number, _ in asked],
-            [seed_of(self.seed, number, i) for number, i in asked],
-        )
-        rewards = self._rewards(episodes)
-        mine = [answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)]
-        parts = self.mesh.gather(mine)
-        flat = [parts[i % world.size][i // world.size] for i in range(count * k)]
-        return [flat[i : i + k] for i in range(0, len(flat), k)]
-
-    def _question(self, number: int) -> Question:
-        epoch, place = divmod(number, len(self.questions))
-        return self.questions[int(self.order.sequence(epoch)[place])]
-
-    def _rewards(self, episodes: Sequence[Episode]) -> list[list[float]]:
-        names = sorted({name for episode in episodes for name in episode.question.columns})
-        columns: dict[str, list[Any]] = {
-            name: [episode.question.columns.get(name) for episode in episodes] for name in names
-        }
-        columns["completion_ids"] = [episode.written for episode in episodes]
-        columns["finish_reasons"] = [episode.finish for episode in episodes]
-        columns["messages"] = [episode.question.asked.messages for episode in episodes]
-        columns["questions"] = [str(m[-1].content) for m in columns["messages"]]
-        columns["environment_reward"] = [episode.reward for episode in episodes]
-        texts = [None if e.finish == "failed" else e.text for e in episodes]
-        return self.judges(texts, columns)
-
     def _needs_scores(self) -> bool:
         """Whether the policy is asked before the first step."""
-        several = self.measures.steps * self.measures.iterations > 1
+        several = self.measures.together > 1
         return several or self.section.beta > 0 or self.section.top_entropy_quantile < 1
 
     def _score(self, answers: list[Answer]) -> None:
@@ -268,7 +240,7 @@ class Rounds:
     def _batch(self, plain: Batch, used: list[Answer], weight: float, reports: bool) -> PolicyBatch:
         """A laid micro-batch with the columns of the answers that are learned from."""
         main = self.mesh.world.is_main
-        several = self.measures.steps * self.measures.iterations > 1
+        several = self.measures.together > 1
         metrics = {name: pair if main else (0.0, 0.0) for name, pair in self.metrics.items()}
         return policy_batch(
             plain,
@@ -291,9 +263,8 @@ class Rounds:
 
     def _faults(self) -> dict[str, float]:
         """What went wrong since the last round, on all processes."""
-        counts: Counter[str] = self.rollout.faults + self.judges.faults
-        self.rollout.faults.clear()
-        self.judges.faults.clear()
+        counts = self.supply.faults.copy()
+        self.supply.faults.clear()
         return dict(zip(FAULTS, self.mesh.sum([counts[name] for name in FAULTS]), strict=True))
 
     def _report(self, groups: list[list[Answer]], resampled: int) -> dict[str, tuple[float, float]]:
@@ -313,9 +284,10 @@ class Rounds:
             "groups_without_signal": (float(dull), float(len(groups))),
             "groups_resampled": (float(resampled), 1.0),
             "completion_length": (float(sum(answer.length for answer in answers)), count),
+            "staleness": (float(self.supply.staleness), 1.0),
             "cut_off": (float(sum(answer.finish == "length" for answer in answers)), count),
         }
-        for column, name in enumerate(self.judges.functions):
+        for column, name in enumerate(self.supply.judges.functions):
             values = [a.rewards[column] for a in answers if not math.isnan(a.rewards[column])]
             found[f"reward/{name}"] = (sum(values), float(len(values)))
         faults = self._faults()
@@ -324,7 +296,7 @@ class Rounds:
     def _write(self, groups: list[list[Answer]]) -> None:
         """Put the answers of a round beside the run."""
         assert self.record is not None
-        names = list(self.judges.functions)
+        names = list(self.supply.judges.functions)
         with self.record.open("a", encoding="utf-8") as file:
             for answer in (answer for group in groups for answer in group):
                 values = [None if math.isnan(x) else x for x in answer.rewards]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift import registry
-from swift.chat.load import load_renderer, load_tokenizer
+from swift.chat.load import load_renderer
 from swift.chat.render import Renderer
 from swift.config.policy import PolicySection
 from swift.config.reward import RewardSection
@@ -31,27 +31,27 @@ from swift.data.prepare import Prepared
 from swift.data.sample import Samples
 from swift.data.source import open_sources, read
 from swift.data.stream import Order
-from swift.errors import DataError
+from swift.errors import DataError, EngineLost
 from swift.hub.locate import locate_dataset, locate_model
-from swift.infer.backends.transformers import TransformersEngine
-from swift.infer.engine import Completion, Engine, Request
 from swift.losses.drawn import Draw
 from swift.models.attention import Layout
 from swift.models.heads import Head
-from swift.models.kernels import fast_linear
 from swift.models.load import dtype_name
 from swift.rl import score
+from swift.rl.engines import Answering, computing
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.rewards.model import RewardModel
 from swift.rl.rollout import Question, Rollout, check_prompts
 from swift.rl.score import Judges
+from swift.rl.supply import Supply
 from swift.train import setup
 from swift.train.checkpoint import Keeper
 from swift.train.learner import Build, Learner
 from swift.train.plan import budget_of, learning_rate_of, max_length_of, shape_of, steps_of
 from swift.train.reference import reference_of
 from swift.train.session import Plan, Session
+from swift.train.state import TrainState
 from swift.tune.tuned import Tuned
 
 
@@ -227,67 +227,35 @@ def make_rounds(
     renderer: Renderer,
     plan: Plan,
     folder: Path,
-    engine: Engine | None = None,
+    source: Answering,
 ) -> Rounds:
-    """The rounds of a run, which answer with the live weights unless another engine is given."""
+    """The rounds of a run."""
     config, mesh = rl_config(session), session.mesh
     assert isinstance(config.rlhf, PolicySection)
-    if engine is None:
-        words = load_tokenizer(session.base, trust_remote_code=config.model.trust_remote_code)
-        live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
-        engine = LiveEngine(live, partial(computing, session))
-    check_prompts(engine, asked.questions, renderer)
+    check_prompts(source.engine, asked.questions, renderer)
     name, settings = config.rollout.environment, config.rollout.environment_settings
     make = None if name is None else partial(registry.load("environment", name), settings)
     judges, weights = find_judges(session, config.reward, config.rollout)
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
     collate = replace(learner.collate, share=False)
+    measures = measures_of(config, plan.order)
+    data = config.data
     return Rounds(
-        rollout=Rollout(engine, renderer, config.rollout, make),
-        judges=judges,
-        weights=weights,
-        questions=asked.questions,
-        order=Order(
-            range(len(asked.questions)), shuffle=config.data.shuffle, seed=config.data.seed
+        supply=Supply(
+            Rollout(source.engine, renderer, config.rollout, make), judges, asked.questions,
+            Order(range(len(asked.questions)), shuffle=data.shuffle, seed=data.seed),
+            measures.generations, mesh, config.train.seed, source.give, source.ahead,
         ),
+        weights=weights,
         section=config.rlhf,
-        measures=measures_of(config, plan.order),
+        measures=measures,
         lay=lambda samples: collate(list(samples)),
         read=partial(ask, session, module, config.rlhf),
         mesh=mesh,
         seed=config.train.seed,
         record=folder / "completions.jsonl" if config.rollout.log_completions else None,
-    )
-
-
-@contextlib.contextmanager
-def computing(session: Session) -> Iterator[None]:
-    """Computing as a training step does, without gradients."""
-    mixed = session.compute != torch.float32
-    format = torch.autocast(session.mesh.device.type, session.compute, enabled=mixed)
-    with torch.no_grad(), format, fast_linear():
-        yield
-
-
-class LiveEngine:
-    """An engine on the weights that learn, which computes in the number format of training."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        within: Callable[[], contextlib.AbstractContextManager[None]],
-    ) -> None:
-        """Take an engine, and what surrounds its computing."""
-        self._engine, self._within = engine, within
-        self.abilities, self.context = engine.abilities, engine.context
-
-    def generate(
-        self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
-    ) -> list[Completion]:
-        """See :class:`swift.infer.engine.Engine`."""
-        with self._within():
-            return self._engine.generate(requests, on_token)
+    )  # fmt: skip
 
 
 def ask(session: Session, module: PolicyObjective, section: PolicySection, batch: Batch) -> Scored:
@@ -326,7 +294,7 @@ def make_keeper(
 ) -> Keeper:
     """What writes checkpoints, with where the run stands in its rounds."""
     config = rl_config(session)
-    data = nothing_prepared(asked, rounds.rollout.renderer)
+    data = nothing_prepared(asked, rounds.supply.rollout.renderer)
     kept = setup.make_keeper(session, folder, learner, plan, data)
     order = {
         **kept.order,
@@ -336,3 +304,20 @@ def make_keeper(
         "num_iterations": rounds.measures.iterations,
     }
     return replace(kept, order=order, flow=rounds)
+
+
+@contextlib.contextmanager
+def keeping(keeper: Keeper, state: TrainState) -> Iterator[None]:
+    """Where the engine is lost for good, what was learned until then is kept.
+
+    Raises:
+        EngineLost: with the checkpoint that the run can go on from.
+    """
+    try:
+        yield
+    except EngineLost as error:
+        if not state.step:
+            raise
+        keeper.save(state)
+        kept = keeper.folder / f"checkpoint-{state.step}"
+        raise EngineLost(f"{error}; --resume true goes on from {kept}") from None

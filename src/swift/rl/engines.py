@@ -1,0 +1,171 @@
+"""What answers the prompts of a run, and how it comes by the weights that learn.
+
+Three places: the very model that learns (live), an engine in this process with weights of its own
+(colocate), servers of ``swift rollout`` (server). All are an ``Engine``; the two with weights of
+their own are given them, name by name and adapters merged, before every generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from swift.chat.load import load_tokenizer
+from swift.chat.render import Renderer
+from swift.config.flags import spelling
+from swift.config.policy import PolicySection
+from swift.config.rollout import RolloutSection
+from swift.config.runs import RlhfConfig
+from swift.errors import ConfigError
+from swift.infer.backends.rollout import RolloutServers, address_of
+from swift.infer.backends.transformers import TransformersEngine
+from swift.infer.engine import Ability, Completion, Engine, Request
+from swift.infer.updatable import load_updatable
+from swift.models.kernels import fast_linear
+from swift.train.learner import Learner
+from swift.train.session import Session
+from swift.tune.weights import current_weights
+
+Within = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Answering:
+    """An engine, and how it comes by the weights of a run."""
+
+    engine: Engine
+    give: Callable[[int], None]  # hands over the weights of this moment: (step)
+    ahead: int = 0  # generations that may be drawn while an earlier one is learned from
+
+
+@contextlib.contextmanager
+def answering(
+    session: Session, learner: Learner, renderer: Renderer, engine: Engine | None = None
+) -> Iterator[Answering]:
+    """What answers in a run; it ends with the run.
+
+    Args:
+        session: of the run.
+        learner: what learns.
+        renderer: of the checkpoint.
+        engine: answers in place of what the configuration names, with weights that stay.
+
+    Raises:
+        ConfigError: it cannot be had, or cannot do what the run needs.
+        EngineLost: a server cannot be reached.
+    """
+    config = session.config
+    assert isinstance(config, RlhfConfig)
+    section = config.rollout
+    _note(session, config)
+    with contextlib.ExitStack() as stack:
+        if engine is not None:
+            found = Answering(engine, _nothing)
+        elif section.place == "live":
+            found = _live(session, learner, renderer)
+        elif section.place == "server":
+            found = _server(session, section, learner)
+        else:
+            found = stack.enter_context(_colocated(session, config, learner, renderer))
+        if found.ahead and Ability.LOGPROBS not in found.engine.abilities:
+            raise ConfigError(
+                "--async_generate: the engine tells no log-probabilities, and without them nothing "
+                "can be learned from answers of older weights"
+            )
+        yield found
+
+
+def _note(session: Session, config: RlhfConfig) -> None:
+    """Say what has no effect, and what is a risk."""
+    section = config.rollout
+    if section.place != "colocate" or section.backend != "vllm":
+        for name in sorted(config.vllm.model_fields_set):
+            path = f"vllm.{name}"
+            session.log.warn(f"{spelling(path)}: not used: vLLM does not run in this process")
+    if section.max_model_len is not None and section.place == "server":
+        session.log.warn("--vllm_max_model_len: not used: say it to swift rollout")
+    assert isinstance(config.rlhf, PolicySection)
+    if section.asynchronous and not config.rlhf.correction:
+        session.log.warn(
+            "--async_generate with --rollout_importance_sampling_mode none: that answers come from "
+            "older weights is not corrected"
+        )
+
+
+def _nothing(step: int) -> None:
+    """The weights are there already."""
+
+
+def _live(session: Session, learner: Learner, renderer: Renderer) -> Answering:
+    words = load_tokenizer(session.base, trust_remote_code=session.config.model.trust_remote_code)
+    live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
+    return Answering(Surrounded(live, partial(computing, session)), _nothing)
+
+
+@contextlib.contextmanager
+def _colocated(
+    session: Session, config: RlhfConfig, learner: Learner, renderer: Renderer
+) -> Iterator[Answering]:
+    section, device = config.rollout, session.mesh.device
+    with torch.random.fork_rng():  # the run's random numbers are those that it has without
+        engine = load_updatable(
+            section.backend, session.base, config.model, config.vllm, session.compute, device,
+            section.max_model_len, lambda: renderer.marks,
+        )  # fmt: skip
+
+    def give(step: int) -> None:
+        engine.update_weights(current_weights(learner.tuned, session.compute))
+
+    ahead = section.max_staleness if section.asynchronous else 0
+    try:
+        yield Answering(Surrounded(engine, fast_linear), give, ahead)
+    finally:
+        engine.close()
+
+
+def _server(session: Session, section: RolloutSection, learner: Learner) -> Answering:
+    places = [
+        address_of(url, section.server_key, section.server_timeout_s, section.answer_timeout_s)
+        for url in section.addresses
+    ]
+    engine = RolloutServers(places)
+    run = session.mesh.share(uuid.uuid4().hex[:12])
+
+    def give(step: int) -> None:
+        version = f"{run}-{step}"
+        if session.mesh.world.is_main:
+            engine.update(current_weights(learner.tuned, session.compute), version)
+        engine.version = version
+
+    session.log(f"answers come from {', '.join(section.addresses)}")
+    return Answering(engine, give, section.max_staleness if section.asynchronous else 0)
+
+
+@contextlib.contextmanager
+def computing(session: Session) -> Iterator[None]:
+    """Computing as a training step does, without gradients."""
+    mixed = session.compute != torch.float32
+    format = torch.autocast(session.mesh.device.type, session.compute, enabled=mixed)
+    with torch.no_grad(), format, fast_linear():
+        yield
+
+
+class Surrounded:
+    """An engine whose computing happens within something: a number format, faster kernels."""
+
+    def __init__(self, engine: Engine, within: Within) -> None:
+        """Take an engine, and what surrounds its computing."""
+        self._engine, self._within = engine, within
+        self.abilities, self.context = engine.abilities, engine.context
+
+    def generate(
+        self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        """See :class:`swift.infer.engine.Engine`."""
+        with self._within():
+            return self._engine.generate(requests, on_token)
