@@ -69,7 +69,7 @@ def answering(
         elif section.place == "live":
             found = _live(session, learner, renderer)
         elif section.place == "server":
-            found = _server(session, section, learner)
+            found = stack.enter_context(_served(session, section, learner))
         else:
             found = stack.enter_context(_colocated(session, config, learner, renderer))
         if found.ahead and Ability.LOGPROBS not in found.engine.abilities:
@@ -128,7 +128,8 @@ def _colocated(
         engine.close()
 
 
-def _server(session: Session, section: RolloutSection, learner: Learner) -> Answering:
+@contextlib.contextmanager
+def _served(session: Session, section: RolloutSection, learner: Learner) -> Iterator[Answering]:
     places = [
         address_of(url, section.server_key, section.server_timeout_s, section.answer_timeout_s)
         for url in section.addresses
@@ -143,7 +144,10 @@ def _server(session: Session, section: RolloutSection, learner: Learner) -> Answ
         engine.version = version
 
     session.log(f"answers come from {', '.join(section.addresses)}")
-    return Answering(engine, give, section.max_staleness if section.asynchronous else 0)
+    try:
+        yield Answering(engine, give, section.max_staleness if section.asynchronous else 0)
+    finally:
+        engine.close()
 
 
 @contextlib.contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -45,8 +45,15 @@ class RolloutServers:
             EngineLost: one cannot be reached.
             ConfigError: one refuses the key.
         """
-        self._addresses = list(addresses)
         self.version: str | None = None
+        self._open = AsyncExitStack()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True, name="rollout").start()
+
+        async def open_all() -> list[Client]:
+            return [await self._open.enter_async_context(Client(one)) for one in addresses]
+
+        self._clients = self._wait(open_all)
         seen = self._on_all(lambda client, _: client.look("/version"))
         common = frozenset.intersection(
             *(frozenset(map(Ability, one["abilities"])) for one in seen)
@@ -68,7 +75,7 @@ class RolloutServers:
             ServerError: its engine fails with these requests.
         """
         check(self.abilities, requests, self.name)
-        servers = len(self._addresses)
+        servers = len(self._clients)
         cuts = [len(requests) * i // servers for i in range(servers + 1)]
         bodies = [
             {"version": self.version, "requests": [_body(r) for r in requests[a:b]]}
@@ -98,11 +105,11 @@ class RolloutServers:
         """
         id = uuid.uuid4().hex
 
-        async def send(clients: list[Client]) -> None:
+        async def send() -> None:
             begun = await _each(
-                clients, lambda c: c.ask("/weights/begin", self._named(id, version))
+                self._clients, lambda c: c.ask("/weights/begin", self._named(id, version))
             )
-            open_ = [c for c, one in zip(clients, begun, strict=True) if not one["there"]]
+            open_ = [c for c, one in zip(self._clients, begun, strict=True) if not one["there"]]
             count = 0
             for part in pack(weights if open_ else (), self._part):
                 path = f"/weights/part?id={id}&number={count}"
@@ -111,43 +118,36 @@ class RolloutServers:
             done = {**self._named(id, version), "parts": count}
             await _each(open_, lambda c: c.ask("/weights/commit", done))
 
-        self._run(send)
+        self._wait(send)
         self.version = version
 
     def _named(self, id: str, version: str) -> dict[str, Any]:
         return {"id": id, "version": version}
 
+    def close(self) -> None:
+        """End the connections; the servers go on."""
+        if self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._open.aclose(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
     def _on_all(self, work: Callable[[Client, int], Awaitable[Result]]) -> list[Result]:
         """What every server answers, asked side by side."""
+        numbers = {id(client): i for i, client in enumerate(self._clients)}
+        return self._wait(
+            lambda: _each(self._clients, lambda client: work(client, numbers[id(client)]))
+        )
 
-        async def all_of(clients: list[Client]) -> list[Result]:
-            numbers = {id(client): i for i, client in enumerate(clients)}
-            return await _each(clients, lambda client: work(client, numbers[id(client)]))
-
-        return self._run(all_of)
-
-    def _run(self, work: Callable[[list[Client]], Awaitable[Result]]) -> Result:
-        """Work with a client of each server, in an event loop and a thread of its own."""
-
-        async def run() -> Result:
-            async with self._clients() as clients:
-                return await work(clients)
-
-        with ThreadPoolExecutor(1) as thread:
-            try:
-                return thread.submit(asyncio.run, run()).result()
-            except BaseExceptionGroup as group:
-                first = group.exceptions[0]
-            except ServerError as error:
-                first = error
+    def _wait(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """What work in the engine's event loop gives."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work(), self._loop).result()
+        except BaseExceptionGroup as group:
+            first = group.exceptions[0]
+        except ServerError as error:
+            first = error
         if isinstance(first, ServerError) and not isinstance(first, EngineLost):
             raise EngineLost(f"a rollout server is lost: {first}") from None
         raise first from None
-
-    @asynccontextmanager
-    async def _clients(self) -> AsyncIterator[list[Client]]:
-        async with AsyncExitStack() as stack:
-            yield [await stack.enter_async_context(Client(one)) for one in self._addresses]
 
 
 def address_of(url: str, key: str | None, away_s: float, answer_s: float) -> Address:
