@@ -29,13 +29,14 @@ from swift.serve.http import Bodies, Guard, body_of, json_bytes
 from swift.serve.keys import Caller, read_keys
 from swift.serve.limits import Gate
 from swift.serve.metrics import CONTENT_TYPE, Metrics
-from swift.serve.refused import Refused
+from swift.serve.refused import Refused, wrong
 from swift.serve.server import MIB, run_app
 from swift.serve.weights import IDLE_S, Incoming, Turns
 from swift.serve.wire import Wire
 
 _TOGETHER = 8  # largest bodies that are held at once
 _MOST = 1 << 16  # requests of one batch
+_DIGITS = 9  # of a number of parts that anybody means
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 Version = Annotated[str, Field(min_length=1, max_length=128)]
@@ -259,10 +260,13 @@ def _add_weights(app: FastAPI, service: RolloutService) -> None:
     async def begin(request: HttpRequest) -> dict[str, Any]:
         return service.begin(await read(request, Begin))
 
-    async def part(request: HttpRequest, id: str, number: int) -> dict[str, Any]:
-        content = await body_of(request)
-        update = service.under_way(id)
-        update.take(number, content)
+    async def part(request: HttpRequest) -> dict[str, Any]:
+        content, said = await body_of(request), request.query_params
+        number = said.get("number", "")
+        if not number.isdecimal() or len(number) > _DIGITS:
+            raise wrong("number", "should count the parts of this update from 0")
+        update = service.under_way(said.get("id", ""))
+        update.take(int(number), content)
         return {"parts": update.parts}
 
     async def commit(request: HttpRequest) -> dict[str, Any]:
