@@ -179,17 +179,20 @@ def test_adapters_are_loaded_named_and_unloaded() -> None:
 
 def test_settings_become_words_of_vllms_command_line() -> None:
     guides = ["--structured-outputs-config", json.dumps(_GUIDES)]
-    assert command(VllmSection(), None) == ["--tensor-parallel-size", "1", *guides]
+    assert command(VllmSection(), None) == guides
     section = VllmSection(
         tensor_parallel_size=2, gpu_memory_utilization=0.5, max_num_seqs=8, enforce_eager=True,
-        max_lora_rank=16,
+        enable_prefix_caching=False, limit_mm_per_prompt={"image": 2}, max_lora_rank=16,
+        engine_kwargs={"swap_space": 2, "max_num_seqs": 9},
     )  # fmt: skip
     assert command(section, 512) == [
-        "--tensor-parallel-size", "2", *guides,
-        "--max-model-len", "512", "--gpu-memory-utilization", "0.5",
-        "--max-num-seqs", "8", "--enforce-eager", "--enable-lora", "--max-lora-rank", "16",
-        "--max-loras", "4",
+        "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.5", "--max-num-seqs", "9",
+        "--enforce-eager", "--no-enable-prefix-caching", "--limit-mm-per-prompt", '{"image": 2}',
+        "--max-lora-rank", "16", *guides, "--max-model-len", "512", "--enable-lora",
+        "--max-loras", "4", "--swap-space", "2",
     ]  # fmt: skip
+    with pytest.raises(ConfigError, match="a vLLM server has no such logprobs"):
+        command(VllmSection(drawn_logprobs=True), None)
 
 
 CHILD = """

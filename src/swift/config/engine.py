@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import Field
 
-from swift.config.section import Section
+from swift.config.section import Section, Word
 
 
 class VllmSection(Section):
-    """A vLLM server that swift starts (backend vllm)."""
+    """vLLM, in this process or as a server that swift starts (backend vllm)."""
 
     tensor_parallel_size: int = Field(1, ge=1)
     """Devices that every layer is split over."""
+
+    pipeline_parallel_size: int = Field(1, ge=1)
+    """Devices that the layers are spread over."""
+
+    data_parallel_size: int = Field(1, ge=1)
+    """Copies of the model that share the answers."""
+
+    enable_expert_parallel: bool = False
+    """Spread the experts of a mixture over the devices, instead of splitting each."""
 
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     """Share of a GPU's memory that it takes. Default: vLLM's own."""
@@ -24,11 +33,42 @@ class VllmSection(Section):
     enforce_eager: bool = False
     """Capture no CUDA graphs: starts sooner, answers slower."""
 
+    enable_prefix_caching: bool | None = None
+    """Keep what was read of prompts for others that begin alike. Default: vLLM's own."""
+
+    quantization: Word | None = None
+    """How the weights are quantized. Default: as the checkpoint says."""
+
+    speculative_config: dict[str, Any] = {}
+    """Settings of speculative decoding, as JSON: {"method": "ngram", ...}. Empty: none."""
+
+    limit_mm_per_prompt: dict[str, int] = {}
+    """Most media of a prompt by their kind: {"image": 5}. Default: vLLM's own."""
+
+    mm_processor_cache_gb: float | None = Field(None, ge=0)
+    """Memory for media that were prepared before. Default: vLLM's own."""
+
+    disable_custom_all_reduce: bool = False
+    """Add up between GPUs by NCCL alone."""
+
+    disable_cascade_attn: bool = False
+    """Do not read what prompts share in one pass."""
+
     max_lora_rank: int | None = Field(None, ge=1)
     """Largest rank of adapters. Default: that of the adapters that are given."""
 
     max_loras: int = Field(4, ge=1)
     """Adapters in one batch."""
+
+    enable_sleep_mode: bool = False
+    """Be able to give the memory of a GPU back for a while."""
+
+    drawn_logprobs: bool = False
+    """Tell the log-probabilities of what was drawn from in all cases; those of the model itself
+    cost another reading of the answer then, where they differ. In this process alone."""
+
+    engine_kwargs: dict[str, Any] = {}
+    """Any other arguments of vLLM's engine, by their names there, as JSON."""
 
 
 class SglangSection(Section):

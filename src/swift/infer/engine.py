@@ -33,6 +33,7 @@ class Ability(StrEnum):
     ADAPTERS = "adapters loaded at run time"
     WEIGHTS = "new weights at run time"
     PAUSE = "pause"
+    SLEEP = "sleep"
     EMBEDDINGS = "embeddings"
 
 
@@ -144,6 +145,26 @@ class ServingEngine(Engine, Protocol):
 
     def close(self) -> None:
         """End everything that runs; requests under way end as ``cancelled``."""
+
+
+class RestingEngine(ServingEngine, Protocol):
+    """An engine that can stand still (:attr:`Ability.PAUSE`) and give back its memory
+    (:attr:`Ability.SLEEP`).
+    """
+
+    def pause(self) -> None:
+        """Stop after the running step: answers wait, and so do new requests."""
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+
+    def sleep(self) -> None:
+        """End the answers under way, and give back the device's memory; :class:`ConfigError` where
+        the engine cannot.
+        """
+
+    def wake(self) -> None:
+        """Take the memory again, with the weights as they were."""
 
 
 class EmbeddingEngine(ServingEngine, Protocol):

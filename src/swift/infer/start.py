@@ -1,7 +1,8 @@
-"""A settled model on a server: one that is started for it, or one that runs."""
+"""A settled model in an engine of its own: vLLM here, a server that is started, one that runs."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from swift.config.engine import Servers
+from swift import registry
+from swift.config.engine import Servers, VllmSection
 from swift.config.infer import EngineSection, InferSection
 from swift.config.model import UsedModelSection
 from swift.errors import ConfigError
@@ -20,11 +22,13 @@ from swift.infer.backends.generate import LMDEPLOY, SGLANG
 from swift.infer.backends.lmdeploy import LmdeployServer
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.sglang import SglangServer
-from swift.infer.backends.started import NAME, StartedEngine
+from swift.infer.backends.started import NAME
 from swift.infer.backends.vllm import VllmServer
+from swift.infer.engine import RestingEngine, ServingEngine
 from swift.models.load import context_length, dtype_name, load_config
 from swift.observe.log import Log
 
+registry.register("engine", "vllm", "swift.infer.backends.vllm_local:VllmLocal")
 ADAPTER = "adapter"  # what a server calls the adapter that is given
 _RUNNING = {dialect.name: dialect for dialect in (SGLANG, LMDEPLOY)}
 
@@ -36,7 +40,7 @@ def serve(
     servers: Servers,
     dtype: torch.dtype,
     log: Log,
-) -> ServedEngine:
+) -> ServingEngine:
     """The engine that settings name, with the adapter loaded.
 
     Args:
@@ -78,7 +82,7 @@ def _start(
     dtype: str,
     context: int | None,
     log: Log,
-) -> StartedEngine:
+) -> ServingEngine:
     python, rank = settings.engine_python or sys.executable, _rank(section)
     file = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     path = Path("output") / settings.backend / file
@@ -92,7 +96,32 @@ def _start(
         sglang = servers.sglang.model_copy(update=ranked)
         return SglangServer(base, sglang, python, path, log, dtype=dtype, context=context)
     vllm = servers.vllm.model_copy(update={"max_lora_rank": servers.vllm.max_lora_rank or rank})
+    if settings.engine_python is None:
+        log("starting vLLM here")
+        return here(base, vllm, dtype=dtype, context=context)
     return VllmServer(base, vllm, python, path, log, dtype=dtype, context=context)
+
+
+def here(
+    base: Path, settings: VllmSection, *, dtype: str = "auto", context: int | None = None
+) -> RestingEngine:
+    """An engine of vLLM in this process.
+
+    Raises:
+        ConfigError: vLLM is not installed beside swift, or refuses the model or a setting.
+        ServerError: it cannot be started.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "--infer_backend vllm: vLLM is not installed here; name the Python of an environment "
+            "that has it: --engine_python path/to/python"
+        )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    engine: RestingEngine = registry.load("engine", "vllm")(
+        base, settings, dtype=dtype, context=context
+    )
+    return engine
 
 
 def _rank(section: UsedModelSection) -> int | None:

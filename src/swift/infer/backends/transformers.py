@@ -56,7 +56,7 @@ class TransformersEngine:
             max_rows: most answers of :meth:`stream` that run at once.
         """
         self._model = model
-        missing = {Ability.PAUSE} if marks else {Ability.PAUSE, Ability.MEDIA}
+        missing = {Ability.PAUSE, Ability.SLEEP, *([] if marks else [Ability.MEDIA])}
         self.abilities = frozenset(Ability) - missing
         self._marks = marks
         self._proven: set[Kind] = set()  # kinds of media that the model was shown to take

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from swift.config.engine import VllmSection
+from swift.errors import ConfigError
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.server import free_port
 from swift.infer.backends.started import NAME, StartedEngine
@@ -61,18 +63,30 @@ class VllmServer(StartedEngine):
 
 
 def command(settings: VllmSection, context: int | None) -> list[str]:
-    """The settings as words of vLLM's command line."""
-    words = ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
-    words += ["--structured-outputs-config", json.dumps(_GUIDES)]
-    optional = {
-        "--max-model-len": context,
-        "--gpu-memory-utilization": settings.gpu_memory_utilization,
-        "--max-num-seqs": settings.max_num_seqs,
-    }
-    for name, value in optional.items():
-        words += [] if value is None else [name, str(value)]
-    words += ["--enforce-eager"] if settings.enforce_eager else []
-    if settings.max_lora_rank is not None:
-        words += ["--enable-lora", "--max-lora-rank", str(settings.max_lora_rank)]
-        words += ["--max-loras", str(settings.max_loras)]
+    """The settings as words of vLLM's command line.
+
+    Raises:
+        ConfigError: a setting that a server does not have.
+    """
+    if settings.drawn_logprobs:
+        raise ConfigError("--vllm.drawn_logprobs: a vLLM server has no such logprobs beside others")
+    words = []
+    for name, value in arguments(settings, context).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}" if value else f"--no-{flag}"]
+        else:
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            words += [f"--{flag}", text]
     return words
+
+
+def arguments(settings: VllmSection, context: int | None) -> dict[str, Any]:
+    """The settings by the names of vLLM's ``EngineArgs``; what is left to vLLM is not there."""
+    own = settings.model_dump(exclude_defaults=True, exclude={"engine_kwargs", "drawn_logprobs"})
+    found: dict[str, Any] = {**own, "structured_outputs_config": dict(_GUIDES)}
+    if context is not None:
+        found["max_model_len"] = context
+    if settings.max_lora_rank is not None:
+        found |= {"enable_lora": True, "max_loras": settings.max_loras}
+    return found | settings.engine_kwargs
