@@ -12,10 +12,10 @@ from swift.chat.load import load_tokenizer
 from swift.chat.media.marks import Marks
 from swift.config.engine import VllmSection
 from swift.config.model import LoadSection
-from swift.errors import ConfigError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import ServingEngine
-from swift.models.load import load_model
+from swift.infer.start import here
+from swift.models.load import dtype_name, load_model
 
 
 def load_updatable(
@@ -34,7 +34,7 @@ def load_updatable(
         backend: transformers or vllm.
         base: folder of the checkpoint.
         section: how it is loaded.
-        vllm: settings of vLLM.
+        vllm: settings of vLLM; unless they say otherwise, it tells what tokens were drawn from.
         dtype: of the weights.
         device: of the embedded engine.
         context: most tokens of prompt and answer.
@@ -44,7 +44,9 @@ def load_updatable(
         ConfigError: the engine cannot be had here.
     """
     if backend == "vllm":
-        raise ConfigError("--infer_backend vllm: not in this process yet; use transformers")
+        if "drawn_logprobs" not in vllm.model_fields_set:
+            vllm = vllm.model_copy(update={"drawn_logprobs": vllm.max_lora_rank is None})
+        return here(base, vllm, dtype=dtype_name(dtype), context=context)
     trusted = section.trust_remote_code
     model: Any = load_model(base, dtype, device=device, trust_remote_code=trusted)
     model.config.use_cache = True

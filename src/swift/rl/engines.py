@@ -112,9 +112,12 @@ def _colocated(
     session: Session, config: RlhfConfig, learner: Learner, renderer: Renderer
 ) -> Iterator[Answering]:
     section, device = config.rollout, session.mesh.device
+    vllm = config.vllm
+    if section.sleep_level:
+        vllm = vllm.model_copy(update={"enable_sleep_mode": True})
     with torch.random.fork_rng():  # the run's random numbers are those that it has without
         engine = load_updatable(
-            section.backend, session.base, config.model, config.vllm, session.compute, device,
+            section.backend, session.base, config.model, vllm, session.compute, device,
             section.max_model_len, lambda: renderer.marks,
         )  # fmt: skip
 
