@@ -105,8 +105,8 @@ class RolloutSection(Section):
     """Longest time that a server may take for the answers of one request."""
 
     sleep_level: int = Field(0, ge=0, le=2)
-    """colocate with vllm: memory that the engine frees while the model learns: none (0), its
-    weights moved to the CPU and its cache (1), or both thrown away (2)."""
+    """colocate with vllm: 1 or 2: the engine gives its memory back while the model learns; its
+    weights wait on the CPU, its cache is thrown away. 0: it keeps its memory."""
 
     offload_model: bool = False
     """colocate: move the model that learns to the CPU while the engine answers."""
@@ -123,6 +123,8 @@ class RolloutSection(Section):
         elif self.asynchronous and self.place == "live":
             path = "asynchronous"
             why = "needs an engine with weights of its own: --vllm_mode colocate or server"
+        elif self.asynchronous and (name := self._of_colocate()):
+            path, why = name, "nothing rests where answers are drawn while the model learns"
         elif self.place == "server" and not self.server_url and not self.server_host:
             path, why = "server_host", "is needed: where swift rollout runs, such as 127.0.0.1"
         elif self.server_host and ports not in (1, hosts):

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 
@@ -24,7 +25,7 @@ from swift.config.runs import RlhfConfig
 from swift.errors import ConfigError
 from swift.infer.backends.rollout import RolloutServers, address_of
 from swift.infer.backends.transformers import TransformersEngine
-from swift.infer.engine import Ability, Completion, Engine, Request
+from swift.infer.engine import Ability, Completion, Engine, Request, RestingEngine
 from swift.infer.updatable import load_updatable
 from swift.models.kernels import fast_linear
 from swift.train.learner import Learner
@@ -39,7 +40,8 @@ class Answering:
     """An engine, and how it comes by the weights of a run."""
 
     engine: Engine
-    give: Callable[[int], None]  # hands over the weights of this moment: (step)
+    give: Callable[[int], None]  # before a generation: hands over the weights of this moment
+    rest: Callable[[], None]  # behind it: the device belongs to learning again
     ahead: int = 0  # generations that may be drawn while an earlier one is learned from
 
 
@@ -65,7 +67,7 @@ def answering(
     _note(session, config)
     with contextlib.ExitStack() as stack:
         if engine is not None:
-            found = Answering(engine, _nothing)
+            found = Answering(engine, _nothing, _nothing)
         elif section.place == "live":
             found = _live(session, learner, renderer)
         elif section.place == "server":
@@ -87,6 +89,8 @@ def _note(session: Session, config: RlhfConfig) -> None:
         for name in sorted(config.vllm.model_fields_set):
             path = f"vllm.{name}"
             session.log.warn(f"{spelling(path)}: not used: vLLM does not run in this process")
+    if session.mesh.device.type == "cpu" and (section.offload_model or section.offload_optimizer):
+        session.log.warn("--offload_model, --offload_optimizer: nothing to move: all is on the CPU")
     if section.max_model_len is not None and section.place == "server":
         session.log.warn("--vllm_max_model_len: not used: say it to swift rollout")
     assert isinstance(config.rlhf, PolicySection)
@@ -97,14 +101,14 @@ def _note(session: Session, config: RlhfConfig) -> None:
         )
 
 
-def _nothing(step: int) -> None:
-    """The weights are there already."""
+def _nothing(round: int = 0) -> None:
+    """The weights are there already, and nothing makes room for anything."""
 
 
 def _live(session: Session, learner: Learner, renderer: Renderer) -> Answering:
     words = load_tokenizer(session.base, trust_remote_code=session.config.model.trust_remote_code)
     live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
-    return Answering(Surrounded(live, partial(computing, session)), _nothing)
+    return Answering(Surrounded(live, partial(computing, session)), _nothing, _nothing)
 
 
 @contextlib.contextmanager
@@ -121,14 +125,38 @@ def _colocated(
             section.max_model_len, lambda: renderer.marks,
         )  # fmt: skip
 
-    def give(step: int) -> None:
+    away = partial(move, learner, model=section.offload_model, optimizer=section.offload_optimizer)
+
+    def give(round: int) -> None:
+        if section.sleep_level:
+            cast("RestingEngine", engine).wake()
         engine.update_weights(current_weights(learner.tuned, session.compute))
+        away(torch.device("cpu"))
+
+    def rest() -> None:
+        if section.sleep_level:
+            cast("RestingEngine", engine).sleep()
+        away(device)
 
     ahead = section.max_staleness if section.asynchronous else 0
     try:
-        yield Answering(Surrounded(engine, fast_linear), give, ahead)
+        if section.sleep_level:
+            cast("RestingEngine", engine).sleep()
+        yield Answering(Surrounded(engine, fast_linear), give, rest, ahead)
     finally:
         engine.close()
+
+
+def move(learner: Learner, device: torch.device, *, model: bool, optimizer: bool) -> None:
+    """Move the model that learns, or what its optimizer knows, to a device."""
+    if optimizer:
+        for state in learner.optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.dim():  # counts of steps stay
+                    state[name] = value.to(device)
+    if model:
+        for tensor in (*learner.spread.module.parameters(), *learner.spread.module.buffers()):
+            tensor.data = tensor.data.to(device)
 
 
 @contextlib.contextmanager
@@ -140,15 +168,16 @@ def _served(session: Session, section: RolloutSection, learner: Learner) -> Iter
     engine = RolloutServers(places)
     run = session.mesh.share(uuid.uuid4().hex[:12])
 
-    def give(step: int) -> None:
-        version = f"{run}-{step}"
+    def give(round: int) -> None:
+        version = f"{run}-{round}"
         if session.mesh.world.is_main:
             engine.update(current_weights(learner.tuned, session.compute), version)
         engine.version = version
 
     session.log(f"answers come from {', '.join(section.addresses)}")
     try:
-        yield Answering(engine, give, section.max_staleness if section.asynchronous else 0)
+        ahead = section.max_staleness if section.asynchronous else 0
+        yield Answering(engine, give, _nothing, ahead)
     finally:
         engine.close()
 

@@ -115,6 +115,7 @@ class Rounds:
         count = self.measures.answers(self.mesh.world.size)
         prompts, steps = count // self.measures.generations, self.measures.together
         groups, resampled = self._groups(self.step // steps, prompts)
+        self.supply.rest()
         answers = [answer for group in groups for answer in group]
         if not any(answer.length for answer in answers):
             raise ResourceError(

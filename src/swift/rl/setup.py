@@ -245,7 +245,7 @@ def make_rounds(
         supply=Supply(
             Rollout(source.engine, renderer, config.rollout, make), judges, asked.questions,
             Order(range(len(asked.questions)), shuffle=data.shuffle, seed=data.seed),
-            measures.generations, mesh, config.train.seed, source.give, source.ahead,
+            measures.generations, mesh, config.train.seed, source.give, source.rest, source.ahead,
         ),
         weights=weights,
         section=config.rlhf,

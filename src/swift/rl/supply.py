@@ -55,6 +55,7 @@ class Supply:
     mesh: Mesh
     seed: int
     give: Callable[[int], None]  # hands the engine the weights of now, of this round
+    rest: Callable[[], None]  # when the answers of a round are there
     ahead: int = 0  # most rounds by which these may be behind
     drawn: int = 0  # prompts drawn so far
     staleness: int = 0  # rounds by which the weights of the last answers were behind
