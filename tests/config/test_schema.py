@@ -20,6 +20,7 @@ NEEDED = {
     "trace": ["--run", "r", "--step", "1"],
     "infer": ["--model", "m"],
     "deploy": ["--model", "m"],
+    "rollout": ["--model", "m"],
     "export": ["--adapters", "a", "--merge_lora"],
     "merge-lora": ["--adapters", "a", "--merge_lora"],
 }
