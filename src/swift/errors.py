@@ -40,6 +40,10 @@ class ResourceError(SwiftError):
     exit_code = 1
 
 
+class NoAnswers(ResourceError):
+    """Not one answer could be generated in a whole round."""
+
+
 class ServerError(SwiftError):
     """A server that generates for us fails, or answers what is not understood."""
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import tiny
 from processes import Command, fail, run, start
+from swift.chat.load import load_tokenizer
 from swift.infer.backends.server import free_port
 from swift.losses.drawn import Draw, drawn_logprob
 from swift.models.load import load_model
@@ -259,3 +260,47 @@ def test_what_cannot_be_answered_by_is_said(
 ) -> None:
     code, text = fail([*words, *said], place)
     assert code == 2 and message in text, text
+
+
+@pytest.mark.parametrize("source", [[], COPY, [*COPY, "--async_generate", "true"]])
+def test_held_out_prompts_evaluate_by_their_rewards(
+    checkpoint: Path, place: Path, words: list[Any], source: list[Any]
+) -> None:
+    rows = [{"prompt": f"Subtract {i} from two."} for i in range(5)]
+    tiny.write_rows(place / "held.jsonl", rows)
+    told = [*words, *FULL, *source, "--val_dataset", "held.jsonl", "--eval_steps", 2]
+    told += ["--save_steps", 2, "--max_steps", 6, "--learning_rate", "1e-2", "--output_dir", "run"]
+    text = run(told, place)
+    assert text.count("evaluation at step") == 3
+    lines = [line for line in metrics(place / "run") if "eval/reward" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    for line in lines:
+        found = greedy(place / f"run/checkpoint-{line['step']}", [row["prompt"] for row in rows])
+        assert line["eval/reward"] == line["eval/reward/vowels"]
+        assert line["eval/reward"] == pytest.approx(sum(found) / len(found))
+    whole = weights(place / "run/checkpoint-6")
+    run([*told, "--resume", "run/checkpoint-2"], place)
+    again = weights(place / "run/checkpoint-6")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def greedy(checkpoint: Path, prompts: list[str]) -> list[float]:
+    """The vowels in the likeliest answer to each prompt, by transformers' own ``generate``."""
+    model = load_model(checkpoint, torch.float32, device=torch.device("cpu")).eval()
+    words = load_tokenizer(checkpoint)
+    found = []
+    for prompt in prompts:
+        ids = words.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt",
+            return_dict=False,
+        )  # fmt: skip
+        answer = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+        text = words.decode([t for t in answer.tolist() if t != words.eos_token_id])
+        found.append(sum(letter in "aeiou" for letter in text) / 10)
+    return found
+
+
+def test_a_share_of_the_prompts_is_held_out(place: Path, words: list[Any]) -> None:
+    told = [*words, *FULL, "--split_dataset_ratio", "0.25", "--output_dir", "run"]
+    assert "9 prompts of up to" in run(told, place)
+    assert "eval/reward" in metrics(place / "run")[-1]

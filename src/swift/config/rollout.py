@@ -59,6 +59,10 @@ class RolloutSection(Section):
     min_p: float = Field(0.0, ge=0, lt=1)
     """Choose among tokens that are at least this part as likely as the most likely one."""
 
+    eval_temperature: float = Field(0.0, ge=0)
+    """The same for prompts that are held out (--val_dataset, --split_dataset_ratio); 0: the
+    likeliest answers."""
+
     stop: Strings = []
     """Texts that end an answer."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from swift.chat.load import renderer_for
 from swift.config.policy import PolicySection
 from swift.config.runs import RlhfConfig
@@ -57,8 +55,9 @@ def run(config: RlhfConfig, world: World, engine: Engine | None = None) -> Outco
                 state = setup.start(session, folder, checkpoint, keeper, data)
                 with setup.recording(session, folder, state, plan) as outlets:
                     job = setup.make_job(session, learner, keeper, plan, data, stopping, outlets)
+                    job = rl.evaluating(session, job, rounds, asked)
                     with rl.keeping(keeper, state):
-                        reason = fit(replace(job, windows=rounds.windows), state)
+                        reason = fit(job, state)
         result = outcome(folder, state, reason)
         if world.is_main:
             result.announce(log)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import cast
 
 import torch
@@ -40,7 +41,7 @@ class Answering:
     """An engine, and how it comes by the weights of a run."""
 
     engine: Engine
-    give: Callable[[int], None]  # before a generation: hands over the weights of this moment
+    give: Callable[[], None]  # before a generation: hands over the weights of this moment
     rest: Callable[[], None]  # behind it: the device belongs to learning again
     ahead: int = 0  # generations that may be drawn while an earlier one is learned from
 
@@ -101,7 +102,7 @@ def _note(session: Session, config: RlhfConfig) -> None:
         )
 
 
-def _nothing(round: int = 0) -> None:
+def _nothing() -> None:
     """The weights are there already, and nothing makes room for anything."""
 
 
@@ -127,7 +128,7 @@ def _colocated(
 
     away = partial(move, learner, model=section.offload_model, optimizer=section.offload_optimizer)
 
-    def give(round: int) -> None:
+    def give() -> None:
         if section.sleep_level:
             cast("RestingEngine", engine).wake()
         engine.update_weights(current_weights(learner.tuned, session.compute))
@@ -166,10 +167,10 @@ def _served(session: Session, section: RolloutSection, learner: Learner) -> Iter
         for url in section.addresses
     ]
     engine = RolloutServers(places)
-    run = session.mesh.share(uuid.uuid4().hex[:12])
+    run, updates = session.mesh.share(uuid.uuid4().hex[:12]), count()
 
-    def give(round: int) -> None:
-        version = f"{run}-{round}"
+    def give() -> None:
+        version = f"{run}-{next(updates)}"  # the same on every process
         if session.mesh.world.is_main:
             engine.update(current_weights(learner.tuned, session.compute), version)
         engine.version = version

@@ -22,7 +22,7 @@ from swift import registry
 from swift.config.policy import PolicySection
 from swift.data.batch import Batch
 from swift.data.sample import Sample
-from swift.errors import ResourceError
+from swift.errors import NoAnswers
 from swift.parallel.mesh import Mesh
 from swift.rl.advantage import advantages, total, without_signal
 from swift.rl.answers import Answer, weights_of
@@ -118,9 +118,11 @@ class Rounds:
         self.supply.rest()
         answers = [answer for group in groups for answer in group]
         if not any(answer.length for answer in answers):
-            raise ResourceError(
+            self.supply.forget()
+            raise NoAnswers(
                 f"step {self.step + 1}: not one of {len(answers)} answers could be generated "
                 f"({', '.join(f'{n:g} x {name}' for name, n in self._faults().items() if n)})"
+                + self.supply.rollout.why
             )
         if self.measures.steps > 1:  # so that no step is made of a few prompts alone
             random = torch.Generator().manual_seed(seed_of(self.seed, self.step))

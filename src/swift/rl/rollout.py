@@ -64,6 +64,7 @@ class Rollout:
     section: RolloutSection
     make: Callable[[], Environment] | None = None  # one for every episode
     faults: Counter[str] = field(default_factory=Counter)
+    why: str = ""  # the engine failed last
 
     def __call__(self, questions: Sequence[Question], seeds: Sequence[int]) -> list[Episode]:
         """One episode for each question, in their order.
@@ -137,7 +138,8 @@ class Rollout:
                     found += self.engine.generate([request])
                 except EngineLost:
                     raise
-                except Exception:
+                except Exception as error:
+                    self.why = f"; the engine said: {error!r}"
                     self.faults["engine"] += 1
                     found.append(None)
             return found

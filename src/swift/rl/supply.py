@@ -21,6 +21,8 @@ from swift.rl.answers import Answer, answer_of
 from swift.rl.rollout import Episode, Question, Rollout, seed_of
 from swift.rl.score import Judges
 
+_APART = -1  # in place of a round: the weights of some moment
+
 Groups = list[list[Answer]]
 """The answers to each of some prompts."""
 
@@ -54,7 +56,7 @@ class Supply:
     generations: int  # answers to each
     mesh: Mesh
     seed: int
-    give: Callable[[int], None]  # hands the engine the weights of now, of this round
+    give: Callable[[], None]  # hands the engine the weights of now
     rest: Callable[[], None]  # when the answers of a round are there
     ahead: int = 0  # most rounds by which these may be behind
     drawn: int = 0  # prompts drawn so far
@@ -62,7 +64,7 @@ class Supply:
     faults: Counter[str] = field(default_factory=Counter)  # on this process, since the last report
     _coming: deque[Coming] = field(default_factory=deque)
     _begun: int = 0  # prompts drawn before this round
-    _given: int = -1  # the round whose weights the engine has
+    _given: int = _APART  # the round whose weights the engine has
     _engine: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self, round: int, count: int) -> Groups:
@@ -85,6 +87,34 @@ class Supply:
         """The answers to further prompts, drawn now."""
         prompts = self._numbers(count)
         return self._grouped(prompts, self._make(prompts))
+
+    def ask_now(self, rollout: Rollout, asked: Sequence[Question]) -> list[Answer]:
+        """Answers, on every process, of the weights of now to prompts that nothing is learned of.
+
+        Args:
+            rollout: draws them, with this engine.
+            asked: the prompts.
+
+        Raises:
+            EngineLost: nobody answers.
+        """
+        for one in self._coming:
+            one.work.result()  # they are of the weights that the engine has
+        self._hand_over(_APART)
+        world = self.mesh.world
+        mine = asked[world.rank :: world.size]
+        answers, lost = [], None
+        try:
+            numbers = range(world.rank, len(asked), world.size)
+            episodes = rollout(mine, [seed_of(self.seed, number) for number in numbers])
+            rewards = self._rewards(episodes)
+            answers = [answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)]
+        except EngineLost as error:
+            lost = error
+        parts = self.mesh.gather(Made(answers, lost=lost))
+        self._agree([part.lost for part in parts])
+        self.rest()
+        return _dealt([part.answers for part in parts])
 
     def look_ahead(self, round: int, count: int, left: int) -> None:
         """Begin with the rounds that follow ``round``, whose answers are all here.
@@ -136,11 +166,11 @@ class Supply:
 
     def _hand_over(self, round: int, anew: bool = False) -> None:
         """Give the engine the weights of now, unless it has them."""
-        if self._given == round and not anew:
+        if self._given == round != _APART and not anew:
             return
         failed: SwiftError | None = None
         try:
-            self.give(round)
+            self.give()
         except SwiftError as error:
             failed = error
         self._agree(self.mesh.gather(failed))
@@ -150,9 +180,13 @@ class Supply:
         """Raise on all processes what went wrong on one."""
         for failed in failures:
             if failed is not None:
-                self.drawn = self._begun
-                self._coming.clear()
+                self.forget()
                 raise failed
+
+    def forget(self) -> None:
+        """Have the round that began count as not begun, and all behind it."""
+        self.drawn = self._begun
+        self._coming.clear()
 
     def _make(self, prompts: range) -> Made:
         """This process's share of the answers; no other process is talked to."""
