@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import cast
 
 import torch
@@ -41,8 +40,8 @@ class Answering:
     """An engine, and how it comes by the weights of a run."""
 
     engine: Engine
-    give: Callable[[], None]  # before a generation: hands over the weights of this moment
-    rest: Callable[[], None]  # behind it: the device belongs to learning again
+    give: Callable[[int], None]  # hands over the weights of this moment, as the n-th of the run
+    rest: Callable[[], None]  # behind a generation: the device belongs to learning again
     ahead: int = 0  # generations that may be drawn while an earlier one is learned from
 
 
@@ -70,7 +69,7 @@ def answering(
         if engine is not None:
             found = Answering(engine, _nothing, _nothing)
         elif section.place == "live":
-            found = _live(session, learner, renderer)
+            found = _live(session, learner, renderer, section.max_model_len)
         elif section.place == "server":
             found = stack.enter_context(_served(session, section, learner))
         else:
@@ -92,6 +91,11 @@ def _note(session: Session, config: RlhfConfig) -> None:
             session.log.warn(f"{spelling(path)}: not used: vLLM does not run in this process")
     if session.mesh.device.type == "cpu" and (section.offload_model or section.offload_optimizer):
         session.log.warn("--offload_model, --offload_optimizer: nothing to move: all is on the CPU")
+    if section.place != "server":
+        for name in sorted(section.model_fields_set):
+            if name.startswith("server_"):
+                path = f"rollout.{name}"
+                session.log.warn(f"{spelling(path)}: not used: no server answers")
     if section.max_model_len is not None and section.place == "server":
         session.log.warn("--vllm_max_model_len: not used: say it to swift rollout")
     assert isinstance(config.rlhf, PolicySection)
@@ -102,13 +106,15 @@ def _note(session: Session, config: RlhfConfig) -> None:
         )
 
 
-def _nothing() -> None:
+def _nothing(times: int = 0) -> None:
     """The weights are there already, and nothing makes room for anything."""
 
 
-def _live(session: Session, learner: Learner, renderer: Renderer) -> Answering:
+def _live(session: Session, learner: Learner, renderer: Renderer, most: int | None) -> Answering:
     words = load_tokenizer(session.base, trust_remote_code=session.config.model.trust_remote_code)
     live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
+    if most is not None:
+        live.context = min(most, live.context or most)
     return Answering(Surrounded(live, partial(computing, session)), _nothing, _nothing)
 
 
@@ -118,6 +124,11 @@ def _colocated(
 ) -> Iterator[Answering]:
     section, device = config.rollout, session.mesh.device
     vllm = config.vllm
+    if section.backend == "vllm" and session.mesh.world.size > 1:
+        raise ConfigError(
+            "--vllm_mode colocate: with several processes each would start vLLM on the same "
+            "device; start swift rollout --infer_backend vllm, and say --vllm_mode server"
+        )
     if section.sleep_level:
         vllm = vllm.model_copy(update={"enable_sleep_mode": True})
     with torch.random.fork_rng():  # the run's random numbers are those that it has without
@@ -128,7 +139,7 @@ def _colocated(
 
     away = partial(move, learner, model=section.offload_model, optimizer=section.offload_optimizer)
 
-    def give() -> None:
+    def give(times: int) -> None:
         if section.sleep_level:
             cast("RestingEngine", engine).wake()
         engine.update_weights(current_weights(learner.tuned, session.compute))
@@ -167,10 +178,10 @@ def _served(session: Session, section: RolloutSection, learner: Learner) -> Iter
         for url in section.addresses
     ]
     engine = RolloutServers(places)
-    run, updates = session.mesh.share(uuid.uuid4().hex[:12]), count()
+    run = session.mesh.share(uuid.uuid4().hex[:12])
 
-    def give() -> None:
-        version = f"{run}-{next(updates)}"  # the same on every process
+    def give(times: int) -> None:
+        version = f"{run}-{times}"
         if session.mesh.world.is_main:
             engine.update(current_weights(learner.tuned, session.compute), version)
         engine.version = version

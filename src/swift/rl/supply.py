@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from swift.data.stream import Order
@@ -42,7 +43,7 @@ class Coming:
 
     prompts: range  # numbers of those, as they are drawn
     round: int  # that the weights are of
-    work: Future[Made]
+    made: Future[Made]
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Supply:
     generations: int  # answers to each
     mesh: Mesh
     seed: int
-    give: Callable[[], None]  # hands the engine the weights of now
+    give: Callable[[int], None]  # hands the engine the weights of now, as the n-th of the run
     rest: Callable[[], None]  # when the answers of a round are there
     ahead: int = 0  # most rounds by which these may be behind
     drawn: int = 0  # prompts drawn so far
@@ -65,6 +66,7 @@ class Supply:
     _coming: deque[Coming] = field(default_factory=deque)
     _begun: int = 0  # prompts drawn before this round
     _given: int = _APART  # the round whose weights the engine has
+    _times: int = 0  # that weights were handed over
     _engine: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self, round: int, count: int) -> Groups:
@@ -74,19 +76,18 @@ class Supply:
             EngineLost: nobody answers. Here as in ``more`` and ``look_ahead`` the round then counts
                 as not begun.
         """
-        self._begun = self._coming[0].prompts.start if self._coming else self.drawn
+        self._begun = self._next_prompt
         if not self._coming:
             self._hand_over(round)
             self.staleness = 0
             return self.more(count)
         first = self._coming.popleft()
         self.staleness = round - first.round
-        return self._grouped(first.prompts, first.work.result())
+        return self._grouped(self._collect(self._work(first.prompts), first.made.result()))
 
     def more(self, count: int) -> Groups:
         """The answers to further prompts, drawn now."""
-        prompts = self._numbers(count)
-        return self._grouped(prompts, self._make(prompts))
+        return self._grouped(self._collect(self._work(self._numbers(count))))
 
     def ask_now(self, rollout: Rollout, asked: Sequence[Question]) -> list[Answer]:
         """Answers, on every process, of the weights of now to prompts that nothing is learned of.
@@ -98,23 +99,14 @@ class Supply:
         Raises:
             EngineLost: nobody answers.
         """
+        self._begun = self._next_prompt
         for one in self._coming:
-            one.work.result()  # they are of the weights that the engine has
+            one.made.result()  # they are of the weights that the engine has
         self._hand_over(_APART)
-        world = self.mesh.world
-        mine = asked[world.rank :: world.size]
-        answers, lost = [], None
-        try:
-            numbers = range(world.rank, len(asked), world.size)
-            episodes = rollout(mine, [seed_of(self.seed, number) for number in numbers])
-            rewards = self._rewards(episodes)
-            answers = [answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)]
-        except EngineLost as error:
-            lost = error
-        parts = self.mesh.gather(Made(answers, lost=lost))
-        self._agree([part.lost for part in parts])
+        seeded = [(one, seed_of(self.seed, number)) for number, one in enumerate(asked)]
+        found = self._collect(partial(self._make, rollout, seeded))
         self.rest()
-        return _dealt([part.answers for part in parts])
+        return found
 
     def look_ahead(self, round: int, count: int, left: int) -> None:
         """Begin with the rounds that follow ``round``, whose answers are all here.
@@ -129,7 +121,7 @@ class Supply:
         self._hand_over(round)
         for _ in range(min(self.ahead, left)):
             prompts = self._numbers(count)
-            self._coming.append(Coming(prompts, round, _begin(self._make, prompts)))
+            self._coming.append(Coming(prompts, round, _begin(self._work(prompts))))
 
     def as_dict(self) -> dict[str, Any]:
         """What the run needs to go on from here, for JSON; waits for what is being drawn.
@@ -138,9 +130,9 @@ class Supply:
         """
         coming = []
         for one in self._coming:
-            parts = self.mesh.gather(one.work.result())
+            parts = self.mesh.gather(one.made.result())
             if any(part.lost for part in parts):
-                return {"drawn": self._coming[0].prompts.start, "coming": []}
+                return {"drawn": self._next_prompt, "coming": []}
             coming.append({
                 "prompts": [one.prompts.start, one.prompts.stop], "round": one.round,
                 "parts": [[a.as_dict() for a in part.answers] for part in parts],
@@ -156,9 +148,18 @@ class Supply:
             flat = _dealt(one["parts"])
             mine = [Answer(**answer) for answer in flat[rank::size]]
             faults = sum(map(Counter, one["faults"]), Counter()) if rank == 0 else Counter[str]()
-            work = Future[Made]()
-            work.set_result(Made(mine, faults))
-            self._coming.append(Coming(range(*one["prompts"]), one["round"], work))
+            made = Future[Made]()
+            made.set_result(Made(mine, faults))
+            self._coming.append(Coming(range(*one["prompts"]), one["round"], made))
+
+    def forget(self) -> None:
+        """Have the round that began count as not begun, and all behind it."""
+        self.drawn = self._begun
+        self._coming.clear()
+
+    @property
+    def _next_prompt(self) -> int:
+        return self._coming[0].prompts.start if self._coming else self.drawn
 
     def _numbers(self, count: int) -> range:
         self.drawn += count
@@ -168,9 +169,13 @@ class Supply:
         """Give the engine the weights of now, unless it has them."""
         if self._given == round != _APART and not anew:
             return
+        self._times += 1
         failed: SwiftError | None = None
         try:
-            self.give()
+            try:
+                self.give(self._times)
+            except OtherWeights:  # a server was started anew in the middle of it
+                self.give(self._times)
         except SwiftError as error:
             failed = error
         self._agree(self.mesh.gather(failed))
@@ -183,51 +188,60 @@ class Supply:
                 self.forget()
                 raise failed
 
-    def forget(self) -> None:
-        """Have the round that began count as not begun, and all behind it."""
-        self.drawn = self._begun
-        self._coming.clear()
-
-    def _make(self, prompts: range) -> Made:
-        """This process's share of the answers; no other process is talked to."""
-        world = self.mesh.world
-        asked = [(n, i) for n in prompts for i in range(self.generations)][world.rank :: world.size]
-        with self._engine:
-            try:
-                episodes = self.rollout(
-                    [self._question(number) for number, _ in asked],
-                    [seed_of(self.seed, number, i) for number, i in asked],
-                )
-            except EngineLost as error:
-                return Made([], lost=error)
-            rewards = self._rewards(episodes)
-            faults = dict(self.rollout.faults + self.judges.faults)
-            self.rollout.faults.clear()
-            self.judges.faults.clear()
-        return Made([answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)], faults)
-
-    def _grouped(self, prompts: range, made: Made) -> Groups:
-        """The answers of all processes.
-
-        A server that was started anew gets the weights of now, and answers once more.
-
-        Raises:
-            EngineLost: one process has none.
-        """
-        parts: list[Made] = self.mesh.gather(made)
-        if any(isinstance(part.lost, OtherWeights) for part in parts):
-            self._hand_over(self._given, anew=True)
-            self.faults["engine"] += 1
-            made = self._make(prompts)
-            parts = self.mesh.gather(made)
-        self._agree([part.lost for part in parts])
-        self.faults.update(made.faults)
-        flat, k = _dealt([part.answers for part in parts]), self.generations
-        return [flat[i : i + k] for i in range(0, len(flat), k)]
+    def _work(self, prompts: range) -> Callable[[], Made]:
+        """What answers these prompts, each several times."""
+        seeded = [
+            (self._question(number), seed_of(self.seed, number, i))
+            for number in prompts
+            for i in range(self.generations)
+        ]
+        return partial(self._make, self.rollout, seeded)
 
     def _question(self, number: int) -> Question:
         epoch, place = divmod(number, len(self.questions))
         return self.questions[int(self.order.sequence(epoch)[place])]
+
+    def _make(self, rollout: Rollout, seeded: Sequence[tuple[Question, int]]) -> Made:
+        """This process's share of the answers; no other process is talked to."""
+        mine = seeded[self.mesh.world.rank :: self.mesh.world.size]
+        with self._engine:
+            try:
+                episodes = rollout([question for question, _ in mine], [seed for _, seed in mine])
+            except EngineLost as error:
+                return Made([], lost=error)
+            rewards = self._rewards(episodes)
+            faults = dict(rollout.faults + self.judges.faults)
+            rollout.faults.clear()
+            self.judges.faults.clear()
+        return Made([answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)], faults)
+
+    def _collect(self, work: Callable[[], Made], made: Made | None = None) -> list[Answer]:
+        """The answers of all processes, in the order of what was asked.
+
+        A server that was started anew gets the weights of now, and answers once more.
+
+        Args:
+            work: makes this process's share.
+            made: what it made already.
+
+        Raises:
+            EngineLost: one process has none.
+        """
+        made = made or work()
+        parts: list[Made] = self.mesh.gather(made)
+        if any(isinstance(part.lost, OtherWeights) for part in parts):
+            self._hand_over(self._given, anew=True)
+            self.faults["engine"] += 1
+            self.staleness = 0
+            made = work()
+            parts = self.mesh.gather(made)
+        self._agree([part.lost for part in parts])
+        self.faults.update(made.faults)
+        return _dealt([part.answers for part in parts])
+
+    def _grouped(self, answers: list[Answer]) -> Groups:
+        k = self.generations
+        return [answers[i : i + k] for i in range(0, len(answers), k)]
 
     def _rewards(self, episodes: Sequence[Episode]) -> list[list[float]]:
         names = sorted({name for episode in episodes for name in episode.question.columns})
@@ -249,13 +263,13 @@ def _dealt(parts: Sequence[Sequence[Any]]) -> list[Any]:
     return [parts[i % size][i // size] for i in range(count)]
 
 
-def _begin(work: Callable[[range], Made], prompts: range) -> Future[Made]:
+def _begin(work: Callable[[], Made]) -> Future[Made]:
     """Work in a thread of its own, which does not keep the process alive."""
     future: Future[Made] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work(prompts))
+            future.set_result(work())
         except BaseException as error:
             future.set_exception(error)
 
