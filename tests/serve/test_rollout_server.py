@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from serving import client_of
 
 import tiny
+from contracts import engines as promises
+from contracts.engines import Subject
 from swift.config.serve import ListenSection
 from swift.errors import ConfigError, EngineLost, OtherWeights, ServerError
 from swift.infer.backends.client import Address
@@ -95,6 +97,37 @@ def test_what_comes_over_http_is_what_the_engine_gives_to_the_bit() -> None:
         (c.logprobs, c.drawn_logprobs, c.finish_reason) for c in alone
     ]
     assert client.context == 512 and Ability.MEDIA not in client.abilities
+
+
+@pytest.fixture(scope="module")
+def subject() -> Iterator[Subject]:
+    with served(service_of()) as url:
+        client = RolloutServers([Address(url)])
+        yield Subject(client, tiny.make_model().eval(), tiny.make_tokenizer())
+        client.close()
+
+
+KEPT = [
+    promises.greedy_equals_a_loop_alone_and_together,
+    promises.stop_ids_end_an_answer_and_belong_to_it, promises.stop_texts_end_an_answer,
+    promises.a_seed_decides_whatever_else_is_in_the_batch,
+    promises.penalties_follow_their_formulas, promises.a_full_context_is_named,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("promise", KEPT, ids=lambda promise: promise.__name__)
+def test_servers_keep_the_promises_of_engines(
+    promise: Callable[[Subject], None], subject: Subject
+) -> None:
+    promise(subject)
+
+
+@pytest.mark.parametrize(
+    "more", [{"bad_words": ((5,),)}, {"logit_bias": {5: 1.0}}, {"prompt_logprobs": True}]
+)
+def test_what_does_not_go_to_a_server_is_refused(more: dict[str, Any], subject: Subject) -> None:
+    with pytest.raises(ConfigError, match="the rollout engine has no"):
+        subject.answer([5, 6], max_tokens=2, **more)
 
 
 @pytest.mark.parametrize("most", [1 << 17, 1 << 22])  # many parts, or one

@@ -15,6 +15,7 @@ import torch
 
 from swift.errors import EngineLost, ServerError
 from swift.infer.backends.client import Address, Client
+from swift.infer.choose import room
 from swift.infer.engine import Ability, Completion, Request, check
 from swift.infer.parts import pack
 
@@ -73,8 +74,11 @@ class RolloutServers:
             EngineLost: a server is gone, and did not come back in time.
             OtherWeights: it has other weights than ``version``, because it was started anew.
             ServerError: its engine fails with these requests.
+            DataError: a prompt is empty or leaves no room in the model's context.
         """
         check(self.abilities, requests, self.name)
+        for request in requests:
+            room(request, self.context)
         servers = len(self._clients)
         cuts = [len(requests) * i // servers for i in range(servers + 1)]
         bodies = [
