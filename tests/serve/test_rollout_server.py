@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from fastapi import FastAPI
 from serving import client_of
 
 import tiny
@@ -313,3 +314,18 @@ def test_a_server_that_is_away_for_long_is_lost() -> None:
     with pytest.raises(EngineLost, match=r"127\.0\.0\.1:9/version cannot be reached"):
         RolloutServers([address_of("http://127.0.0.1:9", None, 0.6, 5)])
     assert 0.5 < time.monotonic() - began < 5
+
+
+def test_a_server_of_another_kind_is_said_to_be_one() -> None:
+    app = FastAPI()
+    app.get("/version")(lambda: {"version": "0.32.0"})
+    section = ListenSection(port=0)
+    listening = listen(section.host, 0)
+    server = uvicorn_of(app, section)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    with pytest.raises(ConfigError, match=r"is no server of swift rollout: \{'version': '0\.32"):
+        RolloutServers([Address(url)])
+    server.should_exit = True
+    thread.join(10)

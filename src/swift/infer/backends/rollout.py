@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from swift.errors import EngineLost, ServerError
+from swift.errors import ConfigError, EngineLost, ServerError
 from swift.infer.backends.client import Address, Client
 from swift.infer.choose import room
 from swift.infer.engine import Ability, Completion, Request, check
 from swift.infer.parts import pack
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PAUSE_S = 4.0  # longest between two tries
@@ -44,7 +45,7 @@ class RolloutServers:
 
         Raises:
             EngineLost: one cannot be reached.
-            ConfigError: one refuses the key.
+            ConfigError: one refuses the key, or is another kind of server.
         """
         self.version: str | None = None
         self._open = AsyncExitStack()
@@ -55,11 +56,13 @@ class RolloutServers:
             return [await self._open.enter_async_context(Client(one)) for one in addresses]
 
         self._clients = self._wait(open_all)
-        seen = self._on_all(lambda client, _: client.look("/version"))
-        common = frozenset.intersection(
-            *(frozenset(map(Ability, one["abilities"])) for one in seen)
+        seen = self._wait(lambda: _each(self._clients, lambda client: client.look("/version")))
+        for address, one in zip(addresses, seen, strict=True):
+            if not isinstance(one, dict) or "abilities" not in one:
+                raise ConfigError(f"{address.url} is no server of swift rollout: {str(one)[:80]}")
+        self.abilities = frozenset(
+            ability for ability in _CAN if all(ability in one["abilities"] for one in seen)
         )
-        self.abilities = common & _CAN
         self.context: int | None = min(
             (one["context"] for one in seen if one["context"] is not None), default=None
         )
@@ -86,11 +89,13 @@ class RolloutServers:
             for a, b in pairwise(cuts)
         ]
 
-        async def ask(client: Client, server: int) -> Any:
-            empty = not bodies[server]["requests"]
-            return {"answers": []} if empty else await client.ask("/generate", bodies[server])
+        async def ask(share: tuple[Client, Any]) -> Any:
+            client, body = share
+            return await client.ask("/generate", body) if body["requests"] else {"answers": []}
 
-        found = [completion for part in self._on_all(ask) for completion in _read(part)]
+        shares = list(zip(self._clients, bodies, strict=True))
+        parts = self._wait(lambda: _each(shares, ask))
+        found = [completion for part in parts for completion in _read(part)]
         if on_token is not None:
             for token in found[0].tokens:
                 on_token(token)
@@ -108,38 +113,27 @@ class RolloutServers:
             ConfigError: a server has no such weights.
         """
         id = uuid.uuid4().hex
+        said = {"id": id, "version": version}
 
         async def send() -> None:
-            begun = await _each(
-                self._clients, lambda c: c.ask("/weights/begin", self._named(id, version))
-            )
+            begun = await _each(self._clients, lambda c: c.ask("/weights/begin", said))
             open_ = [c for c, one in zip(self._clients, begun, strict=True) if not one["there"]]
             count = 0
             for part in pack(weights if open_ else (), self._part):
                 path = f"/weights/part?id={id}&number={count}"
                 await _each(open_, lambda c, p=path, b=part: c.send(p, b))  # type: ignore[misc]
                 count += 1
-            done = {**self._named(id, version), "parts": count}
+            done = {**said, "parts": count}
             await _each(open_, lambda c: c.ask("/weights/commit", done))
 
         self._wait(send)
         self.version = version
-
-    def _named(self, id: str, version: str) -> dict[str, Any]:
-        return {"id": id, "version": version}
 
     def close(self) -> None:
         """End the connections; the servers go on."""
         if self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._open.aclose(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def _on_all(self, work: Callable[[Client, int], Awaitable[Result]]) -> list[Result]:
-        """What every server answers, asked side by side."""
-        numbers = {id(client): i for i, client in enumerate(self._clients)}
-        return self._wait(
-            lambda: _each(self._clients, lambda client: work(client, numbers[id(client)]))
-        )
 
     def _wait(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """What work in the engine's event loop gives."""
@@ -170,16 +164,14 @@ def address_of(url: str, key: str | None, away_s: float, answer_s: float) -> Add
     return Address(url, key, answer_s, tries, longest_pause_s=_PAUSE_S)
 
 
-async def _each(
-    clients: Sequence[Client], work: Callable[[Client], Awaitable[Result]]
-) -> list[Result]:
+async def _each(items: Sequence[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
     """The same for all, side by side; the first failure ends the others."""
 
-    async def one(client: Client) -> Result:
-        return await work(client)
+    async def one(item: Item) -> Result:
+        return await work(item)
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(client)) for client in clients]
+        tasks = [group.create_task(one(item)) for item in items]
     return [task.result() for task in tasks]
 
 
