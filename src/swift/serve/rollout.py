@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -214,7 +214,7 @@ class RolloutService:
 
 def _said(answer: Completion) -> dict[str, Any]:
     names = ("tokens", "finish_reason", "logprobs", "drawn_logprobs")
-    return {name: value for name, value in asdict(answer).items() if name in names}
+    return {name: getattr(answer, name) for name in names}
 
 
 def make_rollout_app(service: RolloutService, section: ListenSection) -> FastAPI:
