@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, overload
 
 from swift import launch
 from swift.chat.message import Conversation, Message
+from swift.config.engine import VllmSection
 from swift.config.parse import from_values
 from swift.config.runs import InferConfig
 from swift.data.formats.turns import turns
@@ -145,11 +146,13 @@ class TransformersEngine(_Door):
 
 
 class VllmEngine(_Door):
-    """A model on a vLLM server that is started for it, in ``engine_python``'s environment."""
+    """A model in vLLM: here where it is installed, else on a server that is started for it in
+    ``engine_python``'s environment. A script that starts one here has an ``if __name__ ==
+    "__main__":``, since vLLM's processes read it again.
+    """
 
     _backend = "vllm"
 
     @classmethod
     def _flag(cls, name: str) -> str:
-        own = ("tensor_parallel_size", "gpu_memory_utilization", "max_num_seqs", "enforce_eager")
-        return f"vllm_{name}" if name in (*own, "max_lora_rank") else name
+        return f"vllm_{name}" if name in VllmSection.model_fields else name

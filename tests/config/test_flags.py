@@ -13,6 +13,7 @@ from swift.cli import COMMANDS, TOKENS, _load
 from swift.config.flags import FLAGS, IDLE, aliases, spelling
 from swift.config.later import LATER, LATER_VALUES
 from swift.config.parse import read
+from swift.config.runs import InferConfig
 from swift.config.tree import leaves, section_at
 from swift.errors import ConfigError
 
@@ -295,3 +296,25 @@ def test_values_for_later_are_of_settings_and_not_supported() -> None:
     for path, values in LATER_VALUES.items():
         found = [leaf for root in ROOTS.values() for leaf in leaves(root) if leaf.path == path]
         assert found and not any(values & set(leaf.words) for leaf in found)
+
+
+def test_flags_of_vllm_reach_its_section() -> None:
+    speculative = '{"method": "ngram", "num_speculative_tokens": 3}'
+    words = [
+        "--model", "m", "--vllm_enable_prefix_caching", "false",
+        "--vllm_limit_mm_per_prompt", '{"image": 5, "video": 2}',
+        "--vllm_engine_kwargs", '{"block_size": 32}', "--vllm_speculative_config", speculative,
+        "--vllm_pipeline_parallel_size", "2", "--vllm_reasoning_parser", "none",
+        "--vllm_use_async_engine", "true", "--vllm_enable_lora", "true",
+    ]  # fmt: skip
+    config, notes = read(InferConfig, "infer", words)
+    assert config.vllm.model_dump(exclude_unset=True) == {
+        "enable_prefix_caching": False,
+        "limit_mm_per_prompt": {"image": 5, "video": 2},
+        "engine_kwargs": {"block_size": 32},
+        "speculative_config": {"method": "ngram", "num_speculative_tokens": 3},
+        "pipeline_parallel_size": 2,
+    }
+    assert len(notes) == 3
+    with pytest.raises(ConfigError, match=r"qwen3: .*\(swift reads the thinking of every engine"):
+        read(InferConfig, "infer", ["--model", "m", "--vllm_reasoning_parser", "qwen3"])

@@ -265,8 +265,8 @@ def test_an_idle_flag_is_noted() -> None:
 
 def test_an_idle_flag_with_another_value_is_refused() -> None:
     assert problems_of("--init_weights", "pissa", "--num_beams", "4") == [
-        "--init_weights pissa: known from ms-swift, not supported yet",
-        "--num_beams 4: known from ms-swift, not supported yet",
+        "--init_weights pissa: known from ms-swift, not supported yet (adapters start as identity)",
+        "--num_beams 4: known from ms-swift, not supported yet (one answer is followed)",
     ]
 
 

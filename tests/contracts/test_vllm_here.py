@@ -14,18 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 
 from contracts.engines import PROMISES, PROMPTS, Subject
 from infer.test_stream import collect
+from swift.chat.load import load_renderer, load_tokenizer
+from swift.chat.message import Media, Message
 from swift.config.engine import VllmSection
-from swift.errors import ConfigError
+from swift.errors import ConfigError, DataError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Ability, Piece, Request, Sampling
 from swift.infer.start import here
-from tiny import make_model, make_tokenizer, save_checkpoint
+from swift.models.load import load_model
+from tiny import make_model, make_tokenizer, save_checkpoint, save_vision_checkpoint
 
 pytest.importorskip("vllm", reason="vLLM is not installed beside swift")
 pytestmark = pytest.mark.slow
@@ -137,6 +142,9 @@ def test_a_pause_lasts_until_it_is_ended(subject: Subject) -> None:
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive() and not found
+        subject.engine.update_weights(subject.model.state_dict().items())  # it still stands
+        waiting.join(0.5)
+        assert waiting.is_alive() and not found
     finally:
         subject.engine.resume()
     waiting.join(10)
@@ -151,7 +159,7 @@ def test_what_it_lacks_is_refused(subject: Subject) -> None:
         subject.engine.load_adapter("a", "somewhere")
     with pytest.raises(ConfigError, match="the vllm engine has no adapters"):
         subject.engine.generate([Request([5], Sampling(1), adapter="a")])
-    with pytest.raises(ConfigError, match="vLLM refuses the request"):
+    with pytest.raises(ConfigError, match="vLLM refuses it"):
         subject.engine.generate([Request([5], Sampling(1, logprobs=99))])
     wrong = [("model.nothing.weight", 3), ("model.norm.weight", 3), ("model.norm.weight", 128)]
     whys = ["has no model.nothing", r"\(128,\), not \(3,\)", "model.embed_tokens.* did not come"]
@@ -185,6 +193,53 @@ def test_adapters_come_and_go(tmp_path: Path) -> None:
             subject.engine.load_adapter("worse", str(tmp_path / "nothing"))
         with pytest.raises(ConfigError, match="has no prompt_logprobs"):  # they would end it
             subject.engine.generate([Request([5, 6], Sampling(1, prompt_logprobs=True))])
+
+        async def cut() -> Any:
+            tokens = 0
+            async for piece in subject.engine.stream(Request([5, 6, 7], Sampling(240))):
+                tokens += len(piece.tokens)
+                if tokens == 3:
+                    await asyncio.to_thread(subject.engine.close)
+            return tokens, piece.finish_reason
+
+        tokens, why = asyncio.run(cut())
+        assert 3 <= tokens < 240 and why == "cancelled"
+        with pytest.raises(ConfigError, match="is closed"):
+            subject.engine.generate([asked])
+
+
+def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:
+    model = save_vision_checkpoint(tmp_path / "model", hidden_size=128)
+    renderer = load_renderer(model)
+    random = np.random.default_rng(0)
+    pixels = [random.integers(0, 255, (40, 40 + 8 * i, 3), dtype=np.uint8) for i in range(2)]
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    first, second = (Media("image", str(tmp_path / f"{number}.png")) for number in range(2))
+    requests = []
+    for media in ((), (first,), (second, first)):
+        tokens = renderer.prompt(
+            [Message("user", (*media, "What is it?") if media else "What is it?")]
+        )
+        requests.append(Request(tokens, Sampling(8, logprobs=0), media))
+    own = TransformersEngine(
+        load_model(model, torch.float32), load_tokenizer(model), marks=lambda: renderer.marks
+    )
+    settings = VllmSection(enforce_eager=True, max_num_seqs=4)
+    engine = here(model, settings, dtype="float32", context=256, marks=lambda: renderer.marks)
+    try:
+        found, expected = engine.generate(requests), own.generate(requests)
+        assert [c.tokens for c in found] == [c.tokens for c in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        blind = engine.generate([replace(requests[1], media=(second,))])
+        assert blind[0].logprobs != found[1].logprobs  # the image is seen
+        with pytest.raises(DataError, match="its tokens are not in the prompt"):
+            engine.generate([replace(requests[0], media=(first,))])
+        with pytest.raises(ConfigError, match="images alone, no audio"):
+            engine.generate([replace(requests[1], media=(Media("audio", "a.wav"),))])
+    finally:
+        engine.close()
 
 
 def test_both_kinds_of_logprobs(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
-from swift.config.section import Section, Word
+from swift.config.section import Counts, Options, Section, Word
 
 
 class VllmSection(Section):
@@ -39,10 +39,10 @@ class VllmSection(Section):
     quantization: Word | None = None
     """How the weights are quantized. Default: as the checkpoint says."""
 
-    speculative_config: dict[str, Any] = {}
+    speculative_config: Options = {}
     """Settings of speculative decoding, as JSON: {"method": "ngram", ...}. Empty: none."""
 
-    limit_mm_per_prompt: dict[str, int] = {}
+    limit_mm_per_prompt: Counts = {}
     """Most media of a prompt by their kind: {"image": 5}. Default: vLLM's own."""
 
     mm_processor_cache_gb: float | None = Field(None, ge=0)
@@ -67,7 +67,7 @@ class VllmSection(Section):
     """Tell the log-probabilities of what was drawn from in all cases; those of the model itself
     cost another reading of the answer then, where they differ. In this process alone."""
 
-    engine_kwargs: dict[str, Any] = {}
+    engine_kwargs: Options = {}
     """Any other arguments of vLLM's engine, by their names there, as JSON."""
 
 

@@ -91,6 +91,14 @@ _METRIC = _words(eval_loss="loss", acc="token_accuracy")
 _ADVANTAGE = _words(grpo="group", rloo="leave_one_out", reinforce_plus_plus="batch")
 _BACKEND = _words(pt="transformers", hf="transformers")
 
+_VLLM = (
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+    *("enable_expert_parallel", "gpu_memory_utilization", "max_num_seqs", "enforce_eager"),
+    *("enable_prefix_caching", "quantization", "speculative_config", "limit_mm_per_prompt"),
+    *("mm_processor_cache_gb", "disable_custom_all_reduce", "disable_cascade_attn"),
+    *("max_lora_rank", "engine_kwargs"),
+)
+
 FLAGS: dict[str, Flag] = {
     # model
     "model": _flag("model.path"),
@@ -316,11 +324,7 @@ FLAGS: dict[str, Flag] = {
     "lmdeploy_tp": _flag("lmdeploy.tp"),
     "lmdeploy_cache_max_entry_count": _flag("lmdeploy.cache_max_entry_count"),
     "lmdeploy_quant_policy": _flag("lmdeploy.quant_policy"),
-    "vllm_tensor_parallel_size": _flag("vllm.tensor_parallel_size"),
-    "vllm_gpu_memory_utilization": _flag("vllm.gpu_memory_utilization"),
-    "vllm_max_num_seqs": _flag("vllm.max_num_seqs"),
-    "vllm_enforce_eager": _flag("vllm.enforce_eager"),
-    "vllm_max_lora_rank": _flag("vllm.max_lora_rank"),
+    **{f"vllm_{name}": _flag(f"vllm.{name}") for name in _VLLM},
     "max_new_tokens": _flag("infer.max_new_tokens"),
     "temperature": _flag("infer.temperature", "rollout.temperature"),
     "top_p": _flag("infer.top_p", "rollout.top_p"),
@@ -416,9 +420,13 @@ IDLE: dict[str, Idle] = {
     "sequence_parallel_size": _idle("a sequence stays on one device", "1"),
     "log_rollout_offpolicy_metrics": _idle("engine and trainer are compared in every step"),
     "vllm_server_pass_dataset": _idle("the trainer runs environments, and has the rows"),
-    "vllm_enable_lora": _idle("an engine that answers for a run gets the adapter merged"),
     "vllm_server_group_port": _idle("weights go to servers over HTTP"),
     "enable_flattened_weight_sync": _idle("weights go to servers in parts of many tensors"),
+    "vllm_use_async_engine": _idle("answers always join and leave a running batch"),
+    "vllm_enable_lora": _idle(
+        "adapters may be loaded with --adapters or --vllm_max_lora_rank; runs merge theirs"
+    ),
+    "vllm_reasoning_parser": _idle("swift reads the thinking of every engine itself", "none", ""),
     "router_aux_loss_coef": _idle("there is no auxiliary loss", "0", "0.0"),
 }
 

@@ -63,13 +63,6 @@ _TOPICS = {
         sglang_pp_size sglang_quantization
         sglang_speculative_algorithm sglang_speculative_eagle_topk
         sglang_speculative_num_draft_tokens sglang_speculative_num_steps
-        vllm_data_parallel_size vllm_disable_cascade_attn
-        vllm_disable_custom_all_reduce vllm_enable_expert_parallel
-        vllm_enable_prefix_caching vllm_engine_kwargs
-        vllm_limit_mm_per_prompt
-        vllm_mm_processor_cache_gb
-        vllm_pipeline_parallel_size vllm_quantization vllm_reasoning_parser vllm_speculative_config
-        vllm_use_async_engine
     """,
     "classification, embedding and reranking": """
         reranker_use_activation

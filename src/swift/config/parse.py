@@ -178,7 +178,8 @@ def _add_value(draft: _Draft, command: str, name: str, value: Any, origin: str) 
     elif name in FLAGS:
         draft.problems.append(f"{origin}: swift {command} has no such setting")
     elif name in LATER or name in IDLE:
-        topic = f" ({LATER[name]})" if LATER.get(name) else ""
+        topic = LATER.get(name) or (IDLE[name].why if name in IDLE else "")
+        topic = f" ({topic})" if topic else ""
         shown = f" {_shown(value)}" if name in IDLE else ""
         draft.problems.append(f"{origin}{shown}: known from ms-swift, not supported yet{topic}")
     else:

@@ -117,6 +117,9 @@ Numbers = Annotated[list[float], BeforeValidator(as_list)]
 Names = Annotated[dict[str, str], BeforeValidator(_as_mapping)]
 """A mapping of strings; on the command line written as JSON."""
 
+Counts = Annotated[dict[str, int], BeforeValidator(_as_mapping)]
+"""Numbers by name; on the command line written as JSON."""
+
 Options = Annotated[dict[str, Any], BeforeValidator(_as_mapping)]
 """A mapping with any values; on the command line written as JSON."""
 

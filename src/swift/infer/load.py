@@ -160,7 +160,7 @@ def load_talker(
     if settings.backend == "transformers":
         engine: ServingEngine = _embed(base, words, section, settings, dtype, device, renderer)
     else:
-        engine = serve(base, section, settings, servers, dtype, log)
+        engine = serve(base, section, settings, servers, dtype, log, lambda: renderer.marks)
         adapter = ADAPTER if section.adapters else None
     return Talker(renderer, engine, sampling_of(settings), adapter)
 

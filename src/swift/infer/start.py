@@ -7,11 +7,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from swift import registry
+from swift.chat.media.marks import Marks
 from swift.config.engine import Servers, VllmSection
 from swift.config.infer import EngineSection, InferSection
 from swift.config.model import UsedModelSection
@@ -22,7 +24,7 @@ from swift.infer.backends.generate import LMDEPLOY, SGLANG
 from swift.infer.backends.lmdeploy import LmdeployServer
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.sglang import SglangServer
-from swift.infer.backends.started import NAME
+from swift.infer.backends.started import NAME, StartedEngine
 from swift.infer.backends.vllm import VllmServer
 from swift.infer.engine import RestingEngine, ServingEngine
 from swift.models.load import context_length, dtype_name, load_config
@@ -40,6 +42,7 @@ def serve(
     servers: Servers,
     dtype: torch.dtype,
     log: Log,
+    marks: Callable[[], Marks],
 ) -> ServingEngine:
     """The engine that settings name, with the adapter loaded.
 
@@ -50,6 +53,7 @@ def serve(
         servers: of those that are started.
         dtype: of the weights.
         log: told how it goes.
+        marks: how media are written, asked for when there are some.
 
     Raises:
         ConfigError, ServerError: it cannot be started, or the adapter cannot be loaded.
@@ -64,7 +68,14 @@ def serve(
         url = settings.base_url.rstrip("/").removesuffix("/v1")
         address = Address(url, settings.api_key)
         return ServedEngine(address, _RUNNING[settings.backend], NAME, context)
-    engine = _start(base, section, settings, servers, dtype_name(dtype), context, log)
+    if settings.backend == "vllm" and settings.engine_python is None:
+        log("starting vLLM here")
+        vllm = _ranked(section, servers.vllm)
+        engine: ServingEngine = here(
+            base, vllm, dtype=dtype_name(dtype), context=context, marks=marks
+        )
+    else:
+        engine = _start(base, section, settings, servers, dtype_name(dtype), context, log)
     try:
         for adapter in section.adapters:
             engine.load_adapter(ADAPTER, str(find_adapter(adapter).resolve()))
@@ -82,7 +93,7 @@ def _start(
     dtype: str,
     context: int | None,
     log: Log,
-) -> ServingEngine:
+) -> StartedEngine:
     python, rank = settings.engine_python or sys.executable, _rank(section)
     file = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     path = Path("output") / settings.backend / file
@@ -95,15 +106,22 @@ def _start(
         ranked = {"max_lora_rank": servers.sglang.max_lora_rank or rank}
         sglang = servers.sglang.model_copy(update=ranked)
         return SglangServer(base, sglang, python, path, log, dtype=dtype, context=context)
-    vllm = servers.vllm.model_copy(update={"max_lora_rank": servers.vllm.max_lora_rank or rank})
-    if settings.engine_python is None:
-        log("starting vLLM here")
-        return here(base, vllm, dtype=dtype, context=context)
+    vllm = _ranked(section, servers.vllm)
     return VllmServer(base, vllm, python, path, log, dtype=dtype, context=context)
 
 
+def _ranked(section: UsedModelSection, settings: VllmSection) -> VllmSection:
+    """Settings that allow the adapters that are given."""
+    return settings.model_copy(update={"max_lora_rank": settings.max_lora_rank or _rank(section)})
+
+
 def here(
-    base: Path, settings: VllmSection, *, dtype: str = "auto", context: int | None = None
+    base: Path,
+    settings: VllmSection,
+    *,
+    dtype: str = "auto",
+    context: int | None = None,
+    marks: Callable[[], Marks] | None = None,
 ) -> RestingEngine:
     """An engine of vLLM in this process.
 
@@ -119,7 +137,7 @@ def here(
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     engine: RestingEngine = registry.load("engine", "vllm")(
-        base, settings, dtype=dtype, context=context
+        base, settings, dtype=dtype, context=context, marks=marks
     )
     return engine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,16 @@ from swift.errors import ConfigError
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.server import free_port
 from swift.infer.backends.started import NAME, StartedEngine
+from swift.infer.backends.weights import laid_out
 from swift.infer.engine import Ability
 
 _GUIDES = {"backend": "guidance", "disable_any_whitespace": True}
 """Else a model may write space between the parts of JSON until its tokens are used up."""
-_ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
+_ENVIRONMENT = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_SERVER_DEV_MODE": "1",  # routes for pause, sleep and new weights; it hears this machine
+}
 
 
 class VllmServer(StartedEngine):
@@ -49,6 +54,7 @@ class VllmServer(StartedEngine):
         Raises:
             ConfigError, ServerError: it cannot be started.
         """
+        self._folder, self._paused = model, False
         port = free_port()
         words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         words += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)]
@@ -59,7 +65,46 @@ class VllmServer(StartedEngine):
         )  # fmt: skip
         # with adapters vLLM 0.32.0 does not refuse prompt_logprobs: its engine dies of them
         lora = settings.max_lora_rank is not None
-        self.abilities -= {Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS}
+        more = {Ability.WEIGHTS, Ability.PAUSE}
+        more |= {Ability.SLEEP} if settings.enable_sleep_mode else set()
+        self.abilities = (self.abilities | more) - {
+            Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS
+        }
+
+    def update_weights(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """See :class:`swift.infer.engine.ServingEngine`; answers under way are read once more.
+
+        Raises:
+            ConfigError: they are not all weights of the model, with its shapes.
+        """
+        with laid_out(weights, self._folder) as folder:
+            self._tell("/pause?mode=keep", {})
+            try:
+                path = {"weights_path": str(folder)}
+                self._tell("/collective_rpc", {"method": "reload_weights", "kwargs": path})
+            finally:
+                if not self._paused:
+                    self._tell("/resume", {})
+
+    def pause(self) -> None:
+        """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = True
+        self._tell("/pause?mode=keep&clear_cache=false", {})
+
+    def resume(self) -> None:
+        """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = False
+        self._tell("/resume", {})
+
+    def sleep(self) -> None:
+        """See :class:`swift.infer.engine.RestingEngine`."""
+        if Ability.SLEEP not in self.abilities:
+            raise ConfigError("the vllm engine has no sleep; start it with vllm.enable_sleep_mode")
+        self._tell("/sleep?level=1&mode=abort", {})
+
+    def wake(self) -> None:
+        """See :class:`swift.infer.engine.RestingEngine`."""
+        self._tell("/wake_up", {})
 
 
 def command(settings: VllmSection, context: int | None) -> list[str]:

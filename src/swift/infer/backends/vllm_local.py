@@ -6,10 +6,12 @@ The only file that imports vllm. Written against ``AsyncLLM`` of vLLM 0.32 (vllm
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,9 +25,11 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from swift.chat.media.marks import Marks
 from swift.config.engine import VllmSection
 from swift.errors import ConfigError, ServerError, SwiftError
 from swift.infer.backends.dialects import finish
+from swift.infer.backends.pictures import marked
 from swift.infer.backends.served import is_plain, join
 from swift.infer.backends.vllm import arguments
 from swift.infer.backends.weights import laid_out
@@ -41,7 +45,13 @@ class VllmLocal:
     name = "vllm"
 
     def __init__(
-        self, model: Path, settings: VllmSection, *, dtype: str = "auto", context: int | None = None
+        self,
+        model: Path,
+        settings: VllmSection,
+        *,
+        dtype: str = "auto",
+        context: int | None = None,
+        marks: Callable[[], Marks] | None = None,
     ) -> None:
         """Load a model.
 
@@ -50,12 +60,13 @@ class VllmLocal:
             settings: vLLM's.
             dtype: of the weights.
             context: most tokens of prompt and answer.
+            marks: how images are written, asked for when there are some.
 
         Raises:
             ConfigError: vLLM has no such setting, or refuses the model or a value.
             ServerError: its processes cannot be started.
         """
-        self._model = model
+        self._model, self._marks = model, marks
         self._drawn, lora = settings.drawn_logprobs, settings.max_lora_rank is not None
         if self._drawn and lora:
             raise ConfigError("vllm: drawn_logprobs needs an engine without adapters")
@@ -77,12 +88,14 @@ class VllmLocal:
             raise
         # an answer that is read again needs a place for the token behind it
         self.context = int(self._engine.model_config.max_model_len) - self._drawn
-        self.abilities = _abilities(settings)
+        sees = marks is not None and self._engine.model_config.is_multimodal_model
+        self.abilities = _abilities(settings) | ({Ability.MEDIA} if sees else set())
         self._adapters: dict[str, LoRARequest] = {}
         self._running: dict[str, str | None] = {}  # numbers of requests, and their adapters
         self._ended = threading.Condition()
         self._numbers = count(1)
-        self._closed = False
+        self._paused = self._closed = False
+        atexit.register(self.close)
 
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
@@ -179,8 +192,7 @@ class VllmLocal:
 
     async def _outputs(self, request: Request, kind: RequestOutputKind) -> Any:
         """What vLLM says to a request; leaving ends it there."""
-        raw = TokensPrompt(prompt_token_ids=request.tokens)
-        [prompt] = await self._engine.renderer.render_cmpl_async([raw])
+        prompt = await self._prompt(request)
         params = _params(request.sampling, kind)
         number, name = str(next(self._numbers)), request.adapter
         adapter = None if name is None else self._adapters[name]
@@ -194,6 +206,30 @@ class VllmLocal:
             with self._ended:
                 del self._running[number]
                 self._ended.notify_all()
+
+    async def _prompt(self, request: Request) -> Any:
+        """A request's prompt as vLLM reads it.
+
+        Raises:
+            ConfigError: it would read an image as other tokens.
+        """
+        renderer = self._engine.renderer
+        if not request.media:
+            [prompt] = await renderer.render_cmpl_async(
+                [TokensPrompt(prompt_token_ids=request.tokens)]
+            )
+            return prompt
+        assert self._marks is not None
+        encode = partial(renderer.tokenizer.encode, add_special_tokens=False)
+        tokens, images = marked(request.tokens, request.media, self._marks(), encode)
+        raw = TokensPrompt(prompt_token_ids=tokens, multi_modal_data={"image": images})
+        [prompt] = await renderer.render_cmpl_async([raw])
+        if (found := list(prompt["prompt_token_ids"])) != request.tokens:
+            raise ConfigError(
+                f"vLLM reads the images as {len(found) - len(tokens) + len(images)} tokens, the "
+                f"checkpoint's processor as {len(request.tokens) - len(tokens) + len(images)}"
+            )
+        return prompt
 
     def load_adapter(self, name: str, path: str) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""
@@ -236,14 +272,17 @@ class VllmLocal:
         try:
             await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         finally:
-            await self._engine.resume_generation()
+            if not self._paused:
+                await self._engine.resume_generation()
 
     def pause(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = True
         self._call(self._engine.pause_generation(mode="keep", clear_cache=False))
 
     def resume(self) -> None:
         """See :class:`swift.infer.engine.RestingEngine`."""
+        self._paused = False
         self._call(self._engine.resume_generation())
 
     def sleep(self) -> None:
@@ -261,10 +300,11 @@ class VllmLocal:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self.close)
         try:
             self._call(self._engine.abort(list(self._running)))
         finally:
-            self._engine.shutdown()
+            self._engine.shutdown(timeout=20)  # for its processes to end by themselves
             del self._engine  # else it is ended again when Python ends, without what it needs
             self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -322,7 +362,7 @@ def _named(error: Exception) -> Exception:
     if isinstance(error, SwiftError | TypeError):
         return error
     if isinstance(error, VLLMClientError | ValueError):
-        return ConfigError(f"vLLM refuses the request: {error}")
+        return ConfigError(f"vLLM refuses it: {error}")
     return ServerError(f"vLLM: {error.__cause__ or error!r}")
 
 
