@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 import tiny
 from processes import Command, fail, run, start
 from swift.chat.load import load_tokenizer
+from swift.config.parse import read
+from swift.config.runs import RlhfConfig
 from swift.infer.backends.server import free_port
 from swift.losses.drawn import Draw, drawn_logprob
 from swift.models.load import load_model
@@ -305,3 +307,32 @@ def test_a_share_of_the_prompts_is_held_out(place: Path, words: list[Any]) -> No
     told = [*words, *FULL, "--split_dataset_ratio", "0.25", "--output_dir", "run"]
     assert "9 prompts of up to" in run(told, place)
     assert "eval/reward" in metrics(place / "run")[-1]
+
+
+def test_flags_of_ms_swift_choose_the_engine_that_they_chose() -> None:
+    def said(*words: str) -> tuple[RlhfConfig, list[str]]:
+        base = ["--rlhf_type", "grpo", "--model", "m", "--dataset", "d", "--reward_funcs", "number"]
+        return read(RlhfConfig, "rlhf", [*base, *words])
+
+    one, notes = said(
+        "--use_vllm", "true", "--vllm_mode", "colocate", "--vllm_gpu_memory_utilization", "0.5",
+        "--vllm_max_model_len", "8192", "--vllm_tensor_parallel_size", "4", "--sleep_level", "1",
+        "--offload_model", "true", "--offload_optimizer", "true", "--async_generate", "false",
+        "--log_rollout_offpolicy_metrics", "true", "--vllm_enable_lora", "true",
+    )  # fmt: skip
+    assert (one.rollout.place, one.rollout.backend) == ("colocate", "vllm")
+    assert (one.vllm.gpu_memory_utilization, one.vllm.tensor_parallel_size) == (0.5, 4)
+    assert (one.rollout.sleep_level, one.rollout.max_model_len) == (1, 8192)
+    assert one.rollout.offload_model and one.rollout.offload_optimizer and len(notes) == 2
+    assert said("--use_vllm")[0].rollout.place == "colocate"
+    assert said("--use_vllm", "false")[0].rollout.place == "live"
+    server = ["--use_vllm", "true", "--vllm_mode", "server", "--vllm_server_host"]
+    two, notes = said(
+        *server, "a", "b", "--vllm_server_port", "8000", "8001", "--vllm_server_timeout", "9",
+        "--vllm_server_pass_dataset", "true", "--async_generate", "true", "--api_key", "secret",
+    )  # fmt: skip
+    assert two.rollout.addresses == ["http://a:8000", "http://b:8001"] and len(notes) == 1
+    assert (two.rollout.server_timeout_s, two.rollout.server_key) == (9, "secret")
+    assert said(*server, "a", "b")[0].rollout.addresses == ["http://a:8000", "http://b:8000"]
+    whole = said("--vllm_mode", "server", "--vllm_server_base_url", "https://x/y/")[0]
+    assert whole.rollout.addresses == ["https://x/y"]
