@@ -36,7 +36,8 @@ def vowels(completions: list[str], **columns: Any) -> list[float | None]:
 
 
 @pytest.fixture(autouse=True)
-def rewards() -> Iterator[None]:
+def rewards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("swift.train.setup.plot_loss", lambda *_: None)  # matplotlib may be absent
     registry.register("reward", "test_vowels", f"{__name__}:vowels")
     yield
     registry._ENTRIES["reward"].pop("test_vowels")
