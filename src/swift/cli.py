@@ -68,6 +68,10 @@ COMMANDS = {
         "a page in the browser to chat, compare adapters, judge answers",
         "swift.config.app:AppConfig", "swift.recipes.app:run", "Use",
     ),
+    "rollout": Command(
+        "answer for swift rlhf --vllm_mode server, by the weights that it sends",
+        "swift.config.rollout_server:RolloutServerConfig", "swift.recipes.rollout:run", "Use",
+    ),
     "merge-lora": Command(
         "make one model of base and adapter", "swift.config.runs:MergeConfig",
         "swift.recipes.merge:run", "Use", preset=("--merge_lora", "true"),
@@ -99,7 +103,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("eval", "rollout", "sample", "web-ui", "megatron")
+LATER = ("eval", "sample", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

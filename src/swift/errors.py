@@ -40,10 +40,22 @@ class ResourceError(SwiftError):
     exit_code = 1
 
 
+class NoAnswers(ResourceError):
+    """Not one answer could be generated in a whole round."""
+
+
 class ServerError(SwiftError):
     """A server that generates for us fails, or answers what is not understood."""
 
     exit_code = 1
+
+
+class EngineLost(ServerError):
+    """The engine that answers for a run is gone."""
+
+
+class OtherWeights(EngineLost):
+    """The engine that answers for a run is there again, with weights that are not the run's."""
 
 
 class PropertyError(SwiftError):

@@ -21,6 +21,7 @@ NEEDED = {
     "infer": ["--model", "m"],
     "deploy": ["--model", "m"],
     "app": ["--model", "m"],
+    "rollout": ["--model", "m"],
     "export": ["--adapters", "a", "--merge_lora"],
     "merge-lora": ["--adapters", "a", "--merge_lora"],
 }

@@ -140,9 +140,10 @@ def test_a_step_means_the_same_however_it_is_cut(learn: Learn, kind: str) -> Non
     cut = learn("cut", rlhf=rlhf, train={"batch_size": 2, "accumulation": 4})
     padded = learn("padded", rlhf=rlhf, model={"attention": "eager"})
     # one float32 rounding through Adam: a gradient near 0 decides a whole step of the learning rate
-    assert abs(metrics(whole)[0]["train/grad_norm"] - metrics(cut)[0]["train/grad_norm"]) < 1e-5
+    norm = metrics(whole)[0]["train/grad_norm"]
+    assert metrics(cut)[0]["train/grad_norm"] == pytest.approx(norm, rel=1e-6)  # some last bits
     assert abs(metrics(whole)[0]["train/loss"] - metrics(cut)[0]["train/loss"]) < 1e-6
-    assert abs(metrics(whole)[0]["train/grad_norm"] - metrics(padded)[0]["train/grad_norm"]) < 1e-4
+    assert abs(norm - metrics(padded)[0]["train/grad_norm"]) < 1e-4
     assert difference(whole, cut) < 1e-4
 
 
@@ -376,8 +377,27 @@ def test_a_failing_engine_is_survived_until_it_gives_nothing(
         def generate(self, requests: list[Request], on_token: Any = None) -> list[Completion]:
             raise RuntimeError("gone")
 
-    with pytest.raises(ResourceError, match=r"not one of 8 answers .*8 x engine"):
+    said = r"not one of 8 answers .*8 x engine.*; the engine said: RuntimeError\('gone'\)$"
+    with pytest.raises(ResourceError, match=said):
         learn("dead", Dead(checkpoint, 1))
+
+    class Dying(Biased):
+        """Answers twice."""
+
+        left = 2
+
+        def generate(self, requests: list[Request], on_token: Any = None) -> list[Completion]:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("gone")
+            return real.generate(requests)
+
+    train = {"max_steps": 4}
+    with pytest.raises(ResourceError, match=r"goes on from .*dying/checkpoint-2$"):
+        learn("dying", Dying(checkpoint, 1), train=train)
+    resumed = {**train, "resume": True}
+    again = learn("dying", Biased(checkpoint, 1), train=resumed)
+    assert difference(again, learn("fresh", Biased(checkpoint, 1), train=train)) == 0
 
 
 def test_cut_answers_can_be_left_out(learn: Learn) -> None:
@@ -408,7 +428,7 @@ def test_an_adapter_learns_against_the_model_without_it(learn: Learn) -> None:
     ("words", "message"),
     [
         (["--num_generations", "3"], "--num_generations: 3 answers to a prompt do not divide"),
-        (["--split_dataset_ratio", "0.1"], "not evaluated on the way yet"),
+        (["--split_dataset_ratio", "0.99"], "leaves nothing to learn from"),
         (["--reward_funcs"], "needs a value"),
         (["--importance_sampling_level", "words"], "'words'"),
         (["--steps_per_generation", "3", "--gradient_accumulation_steps", "2"], "no multiple"),

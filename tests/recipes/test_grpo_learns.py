@@ -6,9 +6,11 @@ import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from swift.config.rollout import RolloutSection
 from swift.parallel.world import World
 from swift.recipes import grpo
 
@@ -25,14 +27,16 @@ def bench() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_unseen_sums_are_right_more_often(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [{}, {"mode": "colocate", "asynchronous": True}])
+def test_unseen_sums_are_right_more_often(tmp_path: Path, source: dict[str, Any]) -> None:
     sums = bench()
     data = sums.sums(6000, 0)
     unseen, warm, learn = data[:500], data[500:1500], data[1500:]
     sums.warm_model(tmp_path / "model", warm, 0, 400)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learn))
     config = sums.config_of(tmp_path, "grpo", seed=0, steps=50, learning_rate=3e-4)
-    result = grpo.run(config, World())
+    drawn = RolloutSection.model_validate({**config.rollout.model_dump(), **source})
+    result = grpo.run(config.model_copy(update={"rollout": drawn}), World())
     assert result is not None
     before = sums.accuracy(tmp_path / "model", unseen)
     assert sums.accuracy(Path(result.checkpoint), unseen) >= before + 0.1

@@ -109,6 +109,7 @@ class RlhfConfig(TrainingConfig):
     rlhf: Rlhf = DpoSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
+    vllm: VllmSection = VllmSection()
 
     @model_validator(mode="after")
     def _check_rewards(self) -> RlhfConfig:
@@ -121,9 +122,6 @@ class RlhfConfig(TrainingConfig):
         elif self.data.streaming or self.data.cached:
             path = "data.streaming" if self.data.streaming else "data.cached"
             why = "prompts are read whole, as texts"
-        elif self.data.val or self.data.split:
-            path = "data.val" if self.data.val else "data.split"
-            why = "runs that learn from rewards are not evaluated on the way yet"
         elif self.parallel.shard != "none":
             path = "parallel.shard"
             why = "the model answers while it learns, so each process holds all of it"

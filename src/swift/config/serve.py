@@ -7,20 +7,14 @@ from pydantic import Field
 from swift.config.section import Section, Strings, Word
 
 
-class ServeSection(Section):
-    """How a model is served: where, to whom, how much at once, and what is recorded."""
+class ListenSection(Section):
+    """Where a server listens, to whom, and how much at once."""
 
     host: Word = "127.0.0.1"
     """Address to listen at; 0.0.0.0: every network of this machine (then give keys)."""
 
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen at; 0: a free one."""
-
-    name: Word | None = None
-    """Name of the model in requests. Default: the last part of its path."""
-
-    owner: str = "swift"
-    """Who owns the model, in the list of models."""
 
     api_key: Strings = []
     """Keys of which a request needs one (on every route but /health and /ready)."""
@@ -34,9 +28,6 @@ class ServeSection(Section):
     ssl_certfile: Word | None = None
     """Certificate for HTTPS."""
 
-    system: str | None = None
-    """System prompt of conversations that bring none. Default: the one learned with."""
-
     max_running: int = Field(64, ge=1)
     """Answers generated at once."""
 
@@ -45,6 +36,34 @@ class ServeSection(Section):
 
     queue_timeout_s: float = Field(60.0, gt=0)
     """Longest time in that queue."""
+
+    max_body_mb: float = Field(32.0, gt=0)
+    """Largest request in MiB."""
+
+    header_timeout_s: float = Field(20.0, gt=0)
+    """Longest time for the head of a request to come."""
+
+    body_timeout_s: float = Field(60.0, gt=0)
+    """Longest time for the body of a request to come."""
+
+    max_connections: int = Field(2048, ge=1)
+    """Connections at once; more are refused with 503."""
+
+    drain_s: int = Field(120, ge=1)
+    """Seconds that requests under way may take when the server is told to end."""
+
+
+class ServeSection(ListenSection):
+    """How a model is served: where, to whom, how much at once, and what is recorded."""
+
+    name: Word | None = None
+    """Name of the model in requests. Default: the last part of its path."""
+
+    owner: str = "swift"
+    """Who owns the model, in the list of models."""
+
+    system: str | None = None
+    """System prompt of conversations that bring none. Default: the one learned with."""
 
     deadline_s: float = Field(600.0, gt=0)
     """Longest time for one request; its generation is ended then."""
@@ -57,9 +76,6 @@ class ServeSection(Section):
 
     concurrency: int | None = Field(None, ge=1)
     """Requests of one key at once. Default: no limit."""
-
-    max_body_mb: float = Field(32.0, gt=0)
-    """Largest request in MiB."""
 
     max_media: int = Field(16, ge=0)
     """Most images, videos and sounds in one request."""
@@ -79,18 +95,6 @@ class ServeSection(Section):
 
     max_logprobs: int = Field(20, ge=0)
     """Most log-probabilities of a token (top_logprobs)."""
-
-    header_timeout_s: float = Field(20.0, gt=0)
-    """Longest time for the head of a request to come."""
-
-    body_timeout_s: float = Field(60.0, gt=0)
-    """Longest time for the body of a request to come."""
-
-    max_connections: int = Field(2048, ge=1)
-    """Connections at once; more are refused with 503."""
-
-    drain_s: int = Field(120, ge=1)
-    """Seconds that requests under way may take when the server is told to end."""
 
     allow_adapter_loading: bool = False
     """Let every key load and unload adapters; without, only keys with admin: true do."""

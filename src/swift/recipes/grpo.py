@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from swift.chat.load import renderer_for
 from swift.config.policy import PolicySection
 from swift.config.runs import RlhfConfig
@@ -13,6 +11,7 @@ from swift.observe.metrics import check_report
 from swift.parallel.mesh import open_mesh
 from swift.parallel.world import World
 from swift.rl import setup as rl
+from swift.rl.engines import answering
 from swift.train import setup
 from swift.train.folder import open_run
 from swift.train.learner import build_learner
@@ -50,12 +49,15 @@ def run(config: RlhfConfig, world: World, engine: Engine | None = None) -> Outco
             folder, checkpoint = mesh.share(open_run(config) if world.is_main else None)
             log(f"run: {folder}")
             learner = build_learner(session, plan, data, checkpoint, rl.build(config.rlhf))
-            rounds = rl.make_rounds(session, learner, asked, renderer, plan, folder, engine)
-            keeper = rl.make_keeper(session, folder, learner, plan, asked, rounds)
-            state = setup.start(session, folder, checkpoint, keeper, data)
-            with setup.recording(session, folder, state, plan) as outlets:
-                job = setup.make_job(session, learner, keeper, plan, data, stopping, outlets)
-                reason = fit(replace(job, windows=rounds.windows), state)
+            with answering(session, learner, renderer, engine) as source:
+                rounds = rl.make_rounds(session, learner, asked, renderer, plan, folder, source)
+                keeper = rl.make_keeper(session, folder, learner, plan, asked, rounds)
+                state = setup.start(session, folder, checkpoint, keeper, data)
+                with setup.recording(session, folder, state, plan) as outlets:
+                    job = setup.make_job(session, learner, keeper, plan, data, stopping, outlets)
+                    job = rl.evaluating(session, job, rounds, asked)
+                    with rl.keeping(keeper, state):
+                        reason = fit(job, state)
         result = outcome(folder, state, reason)
         if world.is_main:
             result.announce(log)

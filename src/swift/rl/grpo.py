@@ -9,11 +9,8 @@ Axes: G prompts of a round, K answers to each, F reward functions.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +22,17 @@ from swift import registry
 from swift.config.policy import PolicySection
 from swift.data.batch import Batch
 from swift.data.sample import Sample
-from swift.data.stream import Order
-from swift.errors import ResourceError
+from swift.errors import NoAnswers
 from swift.parallel.mesh import Mesh
 from swift.rl.advantage import advantages, total, without_signal
-from swift.rl.answers import Answer, answer_of, samples_of, weights_of
+from swift.rl.answers import Answer, samples_of, weights_of
 from swift.rl.objective import PolicyBatch, joined, policy_batch
 from swift.rl.rollout import FAULTS as OF_ROLLOUT
-from swift.rl.rollout import Episode, Question, Rollout, seed_of
+from swift.rl.rollout import seed_of
 from swift.rl.score import FAULTS as OF_REWARDS
-from swift.rl.score import Judges
+from swift.rl.supply import Supply
 
 FAULTS = (*OF_ROLLOUT, *OF_REWARDS)
-TIMES = ("rollout_s", "reward_s", "score_s")
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,11 @@ class Measures:
     generations: int  # answers to each prompt
     most: int  # longest answer
 
+    @property
+    def together(self) -> int:
+        """Steps that learn from the answers of one round."""
+        return self.steps * self.iterations
+
     def answers(self, processes: int) -> int:
         """Answers of a round."""
         return self.batch_size * self.accumulation * self.steps * processes
@@ -70,11 +70,8 @@ class Measures:
 class Rounds:
     """The rounds of a run, and where it stands in them."""
 
-    rollout: Rollout
-    judges: Judges
+    supply: Supply  # of answers
     weights: Sequence[float]  # of the reward functions
-    questions: Sequence[Question]
-    order: Order  # of the questions
     section: PolicySection
     measures: Measures
     lay: Callable[[Sequence[Sample]], Batch]
@@ -82,44 +79,50 @@ class Rounds:
     mesh: Mesh
     seed: int
     record: Path | None = None  # completions.jsonl
-    drawn: int = 0  # prompts drawn so far
     step: int = 0  # the next step of the run
     answers: list[Answer] = field(default_factory=list)  # of the round under way
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
-    spent: dict[str, float] = field(default_factory=dict)  # seconds, since the last report
 
     def windows(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step on this process; the weights are those of that moment."""
         m = self.measures
         self.step = first
         while self.step < last:
-            place = self.step % (m.steps * m.iterations)
+            place = self.step % m.together
             if place == 0:
-                self.answers = self._round()
+                self.answers = self._round(last)
             made = self._window(place % m.steps)
             self.step += 1  # a checkpoint that follows goes on behind this step
             yield made
 
     def as_dict(self) -> dict[str, Any]:
         """What the run needs to go on from here, for JSON."""
-        under_way = self.step % (self.measures.steps * self.measures.iterations)
+        under_way = self.step % self.measures.together
         answers = [answer.as_dict() for answer in self.answers] if under_way else []
-        return {"drawn": self.drawn, "answers": answers}
+        return {**self.supply.as_dict(), "answers": answers}
 
     def go_on(self, record: dict[str, Any]) -> None:
         """Take up what ``as_dict`` gave."""
-        self.drawn = record["drawn"]
+        self.supply.go_on(record)
         self.answers = [Answer(**answer) for answer in record["answers"]]
 
-    def _round(self) -> list[Answer]:
-        """Answers with advantages, the same on every process, in the order of learning."""
+    def _round(self, last: int) -> list[Answer]:
+        """Answers with advantages, the same on every process, in the order of learning.
+
+        Args:
+            last: step at which the run ends.
+        """
         count = self.measures.answers(self.mesh.world.size)
-        groups, resampled = self._groups(count // self.measures.generations)
+        prompts, steps = count // self.measures.generations, self.measures.together
+        groups, resampled = self._groups(self.step // steps, prompts)
+        self.supply.rest()
         answers = [answer for group in groups for answer in group]
         if not any(answer.length for answer in answers):
-            raise ResourceError(
+            self.supply.forget()
+            raise NoAnswers(
                 f"step {self.step + 1}: not one of {len(answers)} answers could be generated "
                 f"({', '.join(f'{n:g} x {name}' for name, n in self._faults().items() if n)})"
+                + self.supply.rollout.why
             )
         if self.measures.steps > 1:  # so that no step is made of a few prompts alone
             random = torch.Generator().manual_seed(seed_of(self.seed, self.step))
@@ -127,24 +130,25 @@ class Rounds:
             # within a micro-batch those to one prompt lie side by side: it is read once
             answers = [answers[i] for part in dealt for i in part.sort().values.tolist()]
         if self._needs_scores():
-            with self._watch("score_s"):
+            with self.supply.watch.took("score_s"):
                 self._score(answers)
         self._judge(groups)
         self.metrics = self._report(groups, resampled)
         if self.record is not None and self.mesh.world.is_main:
             self._write(groups)
+        self.supply.look_ahead(self.step // steps, prompts, (last - 1 - self.step) // steps)
         return answers
 
-    def _groups(self, count: int) -> tuple[list[list[Answer]], int]:
+    def _groups(self, round: int, count: int) -> tuple[list[list[Answer]], int]:
         """Answered prompts, and how many more were tried for want of signal."""
-        found = self._answer(count)
+        found = self.supply.next(round, count)
         if not self.section.dynamic_sample:
             return found, 0
         good = [group for group in found if self._teaches(group)]
         dull = [group for group in found if not self._teaches(group)]
         tries = tried = 0
         while len(good) < count and tries < self.section.max_resample_times:
-            more = self._answer(count - len(good))
+            more = self.supply.more(count - len(good))
             good += [group for group in more if self._teaches(group)]
             tries, tried = tries + 1, tried + len(more)
         return [*good, *dull][:count], tried
@@ -153,50 +157,9 @@ class Rounds:
         rewards_1KF = torch.tensor([[answer.rewards for answer in group]], dtype=torch.float64)
         return not bool(without_signal(total(rewards_1KF, self.weights))[0])
 
-    def _answer(self, count: int) -> list[list[Answer]]:
-        """Let the model answer the next prompts; each process takes its share."""
-        k, world = self.measures.generations, self.mesh.world
-        numbers = range(self.drawn, self.drawn + count)
-        self.drawn += count
-        asked = [(number, i) for number in numbers for i in range(k)][world.rank :: world.size]
-        with self._watch("rollout_s"):
-            episodes = self.rollout(
-                [self._question(number) for number, _ in asked],
-                [seed_of(self.seed, number, i) for number, i in asked],
-            )
-        with self._watch("reward_s"):
-            rewards = self._rewards(episodes)
-        mine = [answer_of(e, r) for e, r in zip(episodes, rewards, strict=True)]
-        parts = self.mesh.gather(mine)
-        flat = [parts[i % world.size][i // world.size] for i in range(count * k)]
-        return [flat[i : i + k] for i in range(0, len(flat), k)]
-
-    def _question(self, number: int) -> Question:
-        epoch, place = divmod(number, len(self.questions))
-        return self.questions[int(self.order.sequence(epoch)[place])]
-
-    def _rewards(self, episodes: Sequence[Episode]) -> list[list[float]]:
-        names = sorted({name for episode in episodes for name in episode.question.columns})
-        columns: dict[str, list[Any]] = {
-            name: [episode.question.columns.get(name) for episode in episodes] for name in names
-        }
-        columns["completion_ids"] = [episode.written for episode in episodes]
-        columns["finish_reasons"] = [episode.finish for episode in episodes]
-        columns["messages"] = [episode.question.asked.messages for episode in episodes]
-        columns["questions"] = [str(m[-1].content) for m in columns["messages"]]
-        columns["environment_reward"] = [episode.reward for episode in episodes]
-        texts = [None if e.finish == "failed" else e.text for e in episodes]
-        return self.judges(texts, columns)
-
-    @contextlib.contextmanager
-    def _watch(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begun
-
     def _needs_scores(self) -> bool:
         """Whether the policy is asked before the first step."""
-        several = self.measures.steps * self.measures.iterations > 1
+        several = self.measures.together > 1
         return several or self.section.beta > 0 or self.section.top_entropy_quantile < 1
 
     def _score(self, answers: list[Answer]) -> None:
@@ -284,7 +247,7 @@ class Rounds:
     def _batch(self, plain: Batch, used: list[Answer], weight: float, reports: bool) -> PolicyBatch:
         """A laid micro-batch with the columns of the answers that are learned from."""
         main = self.mesh.world.is_main
-        several = self.measures.steps * self.measures.iterations > 1
+        several = self.measures.together > 1
         metrics = {name: pair if main else (0.0, 0.0) for name, pair in self.metrics.items()}
         return policy_batch(
             plain,
@@ -307,9 +270,8 @@ class Rounds:
 
     def _faults(self) -> dict[str, float]:
         """What went wrong since the last round, on all processes."""
-        counts: Counter[str] = self.rollout.faults + self.judges.faults
-        self.rollout.faults.clear()
-        self.judges.faults.clear()
+        counts = self.supply.faults.copy()
+        self.supply.faults.clear()
         return dict(zip(FAULTS, self.mesh.sum([counts[name] for name in FAULTS]), strict=True))
 
     def _report(self, groups: list[list[Answer]], resampled: int) -> dict[str, tuple[float, float]]:
@@ -329,19 +291,20 @@ class Rounds:
             "groups_without_signal": (float(dull), float(len(groups))),
             "groups_resampled": (float(resampled), 1.0),
             "completion_length": (float(sum(answer.length for answer in answers)), count),
+            "staleness": (float(self.supply.staleness), 1.0),
             "cut_off": (float(sum(answer.finish == "length" for answer in answers)), count),
         }
-        for column, name in enumerate(self.judges.functions):
+        for column, name in enumerate(self.supply.judges.functions):
             values = [a.rewards[column] for a in answers if not math.isnan(a.rewards[column])]
             found[f"reward/{name}"] = (sum(values), float(len(values)))
-        found |= {name: (self.spent.pop(name, 0.0), 1.0) for name in TIMES}
+        found |= {name: (seconds, 1.0) for name, seconds in self.supply.watch.read().items()}
         faults = self._faults()
         return {**found, **{f"fault/{name}": (value, 1.0) for name, value in faults.items()}}
 
     def _write(self, groups: list[list[Answer]]) -> None:
         """Put the answers of a round beside the run."""
         assert self.record is not None
-        names = list(self.judges.functions)
+        names = list(self.supply.judges.functions)
         with self.record.open("a", encoding="utf-8") as file:
             for answer in (answer for group in groups for answer in group):
                 values = [None if math.isnan(x) else x for x in answer.rewards]

@@ -15,7 +15,7 @@ from typing import Any
 from swift.chat.message import Conversation, Message, ToolCall
 from swift.chat.render import Renderer
 from swift.config.rollout import RolloutSection
-from swift.errors import ConfigError, DataError, RenderError
+from swift.errors import ConfigError, DataError, EngineLost, RenderError
 from swift.infer.engine import Ability, Completion, Engine, Request, Sampling
 from swift.rl.environment import Environment
 
@@ -74,6 +74,7 @@ class Rollout:
     section: RolloutSection
     make: Callable[[], Environment] | None = None  # one for every episode
     faults: Counter[str] = field(default_factory=Counter)
+    why: str = ""  # the engine failed last
 
     def __call__(self, questions: Sequence[Question], seeds: Sequence[int]) -> list[Episode]:
         """One episode for each question, in their order.
@@ -140,17 +141,24 @@ class Rollout:
         """Answers; None where the engine gives none.
 
         Where a batch fails it is asked again one by one, so that one bad request costs one answer.
+
+        Raises:
+            EngineLost: nobody is there to be asked.
+            ConfigError: the engine cannot do what is asked of it.
         """
         try:
             return list(self.engine.generate(requests))
-        except ConfigError:
+        except (ConfigError, EngineLost):
             raise
         except Exception:
             found: list[Completion | None] = []
             for request in requests:
                 try:
                     found += self.engine.generate([request])
-                except Exception:
+                except EngineLost:
+                    raise
+                except Exception as error:
+                    self.why = f"; the engine said: {error!r}"
                     self.faults["engine"] += 1
                     found.append(None)
             return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift import registry
-from swift.chat.load import load_renderer, load_tokenizer
+from swift.chat.load import load_renderer
 from swift.chat.render import Renderer
 from swift.config.policy import PolicySection
 from swift.config.reward import RewardSection
@@ -31,27 +31,29 @@ from swift.data.prepare import Prepared
 from swift.data.sample import Samples
 from swift.data.source import open_sources, read
 from swift.data.stream import Order
-from swift.errors import DataError
+from swift.errors import DataError, EngineLost, NoAnswers
 from swift.hub.locate import locate_dataset, locate_model
-from swift.infer.backends.transformers import TransformersEngine
-from swift.infer.engine import Completion, Engine, Request
 from swift.losses.drawn import Draw
 from swift.models.attention import Layout
 from swift.models.heads import Head
-from swift.models.kernels import fast_linear
 from swift.models.load import dtype_name
 from swift.rl import score
+from swift.rl.engines import Answering, computing
+from swift.rl.evaluation import Evaluation
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.rewards.model import RewardModel
 from swift.rl.rollout import Question, Rollout, check_prompts
 from swift.rl.score import Judges
+from swift.rl.supply import Supply
 from swift.train import setup
 from swift.train.checkpoint import Keeper
 from swift.train.learner import Build, Learner
+from swift.train.loop import Job
 from swift.train.plan import budget_of, learning_rate_of, max_length_of, shape_of, steps_of
 from swift.train.reference import reference_of
 from swift.train.session import Plan, Session
+from swift.train.state import TrainState
 from swift.tune.tuned import Tuned
 
 
@@ -62,6 +64,7 @@ class Asked:
     questions: list[Question]
     lengths: list[int]  # of the prompts, in tokens
     ledger: Ledger
+    held: list[Question] = field(default_factory=list)  # to evaluate on
 
     @property
     def fingerprint(self) -> str:
@@ -78,13 +81,40 @@ def read_prompts(session: Session, renderer: Renderer) -> Asked:
     Raises:
         DataError: no row can be used.
     """
+    section = session.config.data
+    asked = _read(session, renderer, section.train, "--dataset")
+    if section.val:
+        apart = _read(session, renderer, section.val, "--val_dataset")
+        asked.ledger.add(apart.ledger)
+        held = apart.questions
+    else:
+        asked, held = _apart(asked, section.split, section.seed)
+    for text in asked.ledger.losses():
+        session.log(text)
+    return replace(asked, held=held)
+
+
+def _apart(asked: Asked, split: float, seed: int) -> tuple[Asked, list[Question]]:
+    """Prompts to learn from, and the share of them to evaluate on."""
+    if not split:
+        return asked, []
+    order = np.random.default_rng(seed).permutation(len(asked.questions))
+    count = max(1, round(len(order) * split))
+    if count == len(order):
+        raise DataError(f"--split_dataset_ratio {split} leaves nothing to learn from")
+    stay, out = np.sort(order[count:]), np.sort(order[:count])
+    kept = [asked.questions[i] for i in stay], [asked.lengths[i] for i in stay]
+    return Asked(*kept, asked.ledger), [asked.questions[i] for i in out]
+
+
+def _read(session: Session, renderer: Renderer, names: Sequence[str], flag: str) -> Asked:
     config, section = session.config, session.config.data
     settings = EncodeSettings.of("prompt", section, config.external_plugins)
     most = max_length_of(config, session.base)
     known, asked = formats("prompt"), Asked([], [], Ledger())
     with session.mesh.main_first():
         locate = partial(locate_dataset, hub=config.model.hub, say=session.log)
-        sources = open_sources(section.train, locate)
+        sources = open_sources(list(names), locate)
     for block in read(sources, section.seed):
         account = asked.ledger.account(block.source.name)
         for line, raw in zip(block.lines, block.rows, strict=True):
@@ -108,10 +138,8 @@ def read_prompts(session: Session, renderer: Renderer) -> Asked:
             account.kept += 1
             asked.questions.append(Question(said, meaning.extra, place))
             asked.lengths.append(len(tokens))
-    for text in asked.ledger.losses():
-        session.log(text)
     if not asked.questions:
-        raise DataError("--dataset: no row is a prompt that can be used")
+        raise DataError(f"{flag}: no row is a prompt that can be used")
     return asked
 
 
@@ -227,66 +255,34 @@ def make_rounds(
     renderer: Renderer,
     plan: Plan,
     folder: Path,
-    engine: Engine | None = None,
+    source: Answering,
 ) -> Rounds:
-    """The rounds of a run, which answer with the live weights unless another engine is given."""
+    """The rounds of a run."""
     config, mesh = rl_config(session), session.mesh
     assert isinstance(config.rlhf, PolicySection)
-    if engine is None:
-        words = load_tokenizer(session.base, trust_remote_code=config.model.trust_remote_code)
-        live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
-        engine = LiveEngine(live, partial(computing, session, learner.tuned.model))
-    check_prompts(engine, asked.questions, renderer)
+    check_prompts(source.engine, asked.questions, renderer)
     name, settings = config.rollout.environment, config.rollout.environment_settings
     make = None if name is None else partial(registry.load("environment", name), settings)
     judges, weights = find_judges(session, config.reward, config.rollout)
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
+    measures = measures_of(config, plan.order)
+    data = config.data
     return Rounds(
-        rollout=Rollout(engine, renderer, config.rollout, make),
-        judges=judges,
-        weights=weights,
-        questions=asked.questions,
-        order=Order(
-            range(len(asked.questions)), shuffle=config.data.shuffle, seed=config.data.seed
+        supply=Supply(
+            Rollout(source.engine, renderer, config.rollout, make), judges, asked.questions,
+            Order(range(len(asked.questions)), shuffle=data.shuffle, seed=data.seed),
+            measures.generations, mesh, config.train.seed, source.give, source.rest, source.ahead,
         ),
+        weights=weights,
         section=config.rlhf,
-        measures=measures_of(config, plan.order),
+        measures=measures,
         lay=lambda samples: learner.collate(list(samples)),
         read=partial(ask, session, module, config.rlhf),
         mesh=mesh,
         seed=config.train.seed,
         record=folder / "completions.jsonl" if config.rollout.log_completions else None,
-    )
-
-
-@contextlib.contextmanager
-def computing(session: Session, model: nn.Module) -> Iterator[None]:
-    """Computing as a training step does, without gradients."""
-    mixed = session.compute != torch.float32
-    format = torch.autocast(session.mesh.device.type, session.compute, enabled=mixed)
-    with torch.no_grad(), format, fast_linear(model):
-        yield
-
-
-class LiveEngine:
-    """An engine on the weights that learn, which computes in the number format of training."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        within: Callable[[], contextlib.AbstractContextManager[None]],
-    ) -> None:
-        """Take an engine, and what surrounds its computing."""
-        self._engine, self._within = engine, within
-        self.abilities, self.context = engine.abilities, engine.context
-
-    def generate(
-        self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
-    ) -> list[Completion]:
-        """See :class:`swift.infer.engine.Engine`."""
-        with self._within():
-            return self._engine.generate(requests, on_token)
+    )  # fmt: skip
 
 
 def ask(session: Session, module: PolicyObjective, section: PolicySection, batch: Batch) -> Scored:
@@ -320,12 +316,28 @@ def find_judges(
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)
 
 
+def evaluating(session: Session, job: Job, rounds: Rounds, asked: Asked) -> Job:
+    """The job, which learns in these rounds; where prompts are held out, their rewards evaluate."""
+    config, section = rl_config(session), job.section
+    job = replace(job, windows=rounds.windows)
+    if not asked.held:
+        return job
+    if "best_metric" not in section.model_fields_set:
+        section = section.model_copy(update={"best_metric": "reward"})
+    drawn, m = config.rollout, rounds.measures
+    size = drawn.batch_size or m.answers(1)  # as many at once as in a round
+    changes = {"temperature": drawn.eval_temperature, "batch_size": size}
+    rollout = replace(rounds.supply.rollout, section=drawn.model_copy(update=changes))
+    measure = Evaluation(rounds.supply, rollout, asked.held, rounds.weights)
+    return replace(job, section=section, measure=measure)
+
+
 def make_keeper(
     session: Session, folder: Path, learner: Learner, plan: Plan, asked: Asked, rounds: Rounds
 ) -> Keeper:
     """What writes checkpoints, with where the run stands in its rounds."""
     config = rl_config(session)
-    data = nothing_prepared(asked, rounds.rollout.renderer)
+    data = nothing_prepared(asked, rounds.supply.rollout.renderer)
     kept = setup.make_keeper(session, folder, learner, plan, data)
     order = {
         **kept.order,
@@ -335,3 +347,20 @@ def make_keeper(
         "num_iterations": rounds.measures.iterations,
     }
     return replace(kept, order=order, flow=rounds)
+
+
+@contextlib.contextmanager
+def keeping(keeper: Keeper, state: TrainState) -> Iterator[None]:
+    """Where nobody answers any more, what was learned until then is kept.
+
+    Raises:
+        EngineLost, NoAnswers: with the checkpoint that the run can go on from.
+    """
+    try:
+        yield
+    except (EngineLost, NoAnswers) as error:
+        if not state.step:
+            raise
+        keeper.save(state)
+        kept = keeper.folder / f"checkpoint-{state.step}"
+        raise type(error)(f"{error}; --resume true goes on from {kept}") from None

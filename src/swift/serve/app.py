@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from swift import __version__
+from swift.observe.log import Log
 from swift.serve import anthropic, completions, embeddings, feedback, openai, responses, words
 from swift.serve.ask import Answer, Ask, Step, Usage
 from swift.serve.feedback import Feedback
@@ -131,7 +132,7 @@ def make_app(service: Service, keys: Keys, bodies: Bodies) -> FastAPI:
     app.state.service = service
     counts = service.metrics.requests
     app.add_middleware(Guard, keys=keys, bodies=bodies, requests=counts)
-    _add_errors(app, service)
+    add_errors(app, service.log)
     for form in FORMS:
         _add_form(app, service, form)
     _add_looks(app, service)
@@ -140,7 +141,9 @@ def make_app(service: Service, keys: Keys, bodies: Bodies) -> FastAPI:
     return app
 
 
-def _add_errors(app: FastAPI, service: Service) -> None:
+def add_errors(app: FastAPI, log: Log) -> None:
+    """Have everything that goes wrong answered in the shape of its route's protocol."""
+
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
         return refusal(request.url.path, error)
@@ -155,7 +158,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     async def broken(request: Request, error: Exception) -> Response:
         said = "".join(traceback.format_exception(error))
-        service.log.warn(f"{request.method} {request.url.path}: {said}")
+        log.warn(f"{request.method} {request.url.path}: {said}")
         failed = Refused(500, "the server failed; another request may work", code="internal")
         return refusal(request.url.path, failed)
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from swift.chat.media.settings import MediaSettings
 from swift.chat.message import KINDS
 from swift.chat.render import Renderer
-from swift.config.serve import ServeSection
+from swift.config.serve import ListenSection, ServeSection
 from swift.errors import ConfigError
 from swift.infer.engine import Ability, Sampling, ServingEngine
 from swift.infer.talk import Talker
@@ -159,7 +159,7 @@ def redaction(name: str | None) -> Redact | None:
     return cast("Redact", found)
 
 
-def uvicorn_of(app: FastAPI, section: ServeSection) -> uvicorn.Server:
+def uvicorn_of(app: FastAPI, section: ListenSection) -> uvicorn.Server:
     """The HTTP server of an application."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -187,6 +187,18 @@ def serve(served: Served, section: ServeSection, log: Log) -> None:
         ConfigError: the port is taken, or see :func:`make_service`.
     """
     service, app = make_service(served, section, log)
+    app.router.lifespan_context = _lifespan(service, section.log_interval_s, log)
+    run_app(app, section, log, ", ".join((served.name, *served.adapters)), "/v1")
+    cast("ServingEngine", served.talker.engine).close()
+    log("ended; every request that was admitted has its answer")
+
+
+def run_app(app: FastAPI, section: ListenSection, log: Log, what: str, path: str = "") -> None:
+    """Listen and answer until told to end.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
     try:
         listening = listen(section.host, section.port)
     except OSError as error:
@@ -195,13 +207,9 @@ def serve(served: Served, section: ServeSection, log: Log) -> None:
         ) from None
     scheme = "https" if section.ssl_certfile else "http"
     port = listening.getsockname()[1]
-    names = ", ".join((served.name, *served.adapters))
-    log(f"serving {names} at {scheme}://{section.host}:{port}/v1 (Ctrl-C ends)")
-    app.router.lifespan_context = _lifespan(service, section.log_interval_s, log)
+    log(f"serving {what} at {scheme}://{section.host}:{port}{path} (Ctrl-C ends)")
     with _unraised():
         uvicorn_of(app, section).run(sockets=[listening])
-    cast("ServingEngine", served.talker.engine).close()
-    log("ended; every request that was admitted has its answer")
 
 
 def listen(host: str, port: int) -> socket.socket:

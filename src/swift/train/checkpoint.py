@@ -121,10 +121,11 @@ class Keeper:
             no_dist=self.mesh.devices is None,
         )
         torch.save(_random_state(), inner / f"random-{self.mesh.world.rank}.pt")
+        course = self.flow.as_dict() if self.flow else None  # its processes may have to confer
         if self.mesh.world.is_main:
             record = {"state": state.as_dict(), "order": self.order}
-            if self.flow:
-                record["flow"] = self.flow.as_dict()
+            if course:
+                record["flow"] = course
             (inner / "state.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
 
     def _weights(self) -> dict[str, torch.Tensor]:

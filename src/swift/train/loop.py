@@ -52,6 +52,12 @@ class Job:
     stopping: Callable[[], bool]  # somebody asked this process to end
     recorder: Recorder | None  # the first process's
     progress: Progress
+    measure: Callable[[], dict[str, float]] | None = None  # evaluates in place of losses
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether anything is held out."""
+        return self.evaluation is not None or self.measure is not None
 
 
 def fit(job: Job, state: TrainState) -> str:
@@ -69,7 +75,7 @@ def fit(job: Job, state: TrainState) -> str:
         last = state.step == job.steps
         if state.step == 1 or state.step % job.section.log_every == 0 or last:
             _report(job, state, clock)
-        if job.evaluation and _due(job, state.step, job.section.evaluate, _eval_every(job.section)):
+        if job.evaluates and _due(job, state.step, job.section.evaluate, _eval_every(job.section)):
             evaluate(job, state)
             evaluated = state.step
             if job.section.patience and state.stale >= job.section.patience:
@@ -82,7 +88,7 @@ def fit(job: Job, state: TrainState) -> str:
         if reason != "done":
             break
     wanted = job.section.evaluate != "no" and reason == "done"
-    if job.evaluation and wanted and evaluated != state.step:
+    if job.evaluates and wanted and evaluated != state.step:
         evaluate(job, state)
         saved = -1  # the last checkpoint may have become the best
     if saved != state.step:
@@ -160,7 +166,16 @@ def clip(parameters: list[nn.Parameter], most: float) -> float:
 
 @torch.no_grad()
 def evaluate(job: Job, state: TrainState) -> dict[str, float]:
-    """Metrics over the evaluation samples; keeps in ``state`` which step was the best."""
+    """Metrics over what is held out; keeps in ``state`` which step was the best."""
+    metrics = job.measure() if job.measure else _losses(job)
+    _judge(job.section.best_metric, metrics, state)
+    if job.recorder:
+        job.recorder.evaluation(state.step, metrics)
+    return metrics
+
+
+def _losses(job: Job) -> dict[str, float]:
+    """Metrics over the evaluation samples."""
     assert job.evaluation is not None
     job.spread.run.eval()
     sums: dict[str, torch.Tensor] = {}
@@ -174,11 +189,7 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     job.spread.run.train()
     (weight,) = job.mesh.sum([weight])
     pairs = _over_all(job.mesh, sums, weight).items()
-    metrics = {name: total / count for name, (total, count) in pairs if count}
-    _judge(job.section.best_metric, metrics, state)
-    if job.recorder:
-        job.recorder.evaluation(state.step, metrics)
-    return metrics
+    return {name: total / count for name, (total, count) in pairs if count}
 
 
 def _judge(name: str, metrics: dict[str, float], state: TrainState) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import httpx2 as httpx
 
-from swift.errors import ConfigError, ServerError
+from swift.errors import ConfigError, OtherWeights, ServerError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -32,6 +32,7 @@ class Address:
     timeout_s: float = 600.0  # without a sign of life
     tries: int = 5
     pause_s: float = 0.5  # before the second try; doubled before each further one
+    longest_pause_s: float = 60.0
     at_once: int = 32  # questions under way
 
 
@@ -69,6 +70,26 @@ class Client:
 
         async def once() -> Any:
             answer = await self._http.post(self._address.url + path, json=body)
+            await self._accept(answer, path)
+            return self._json(answer.text, path)
+
+        return await self._again(once, path)
+
+    async def send(self, path: str, content: bytes) -> None:
+        """Send bytes; raises as :meth:`ask`."""
+
+        async def once() -> None:
+            kind = {"Content-Type": "application/octet-stream"}
+            url = self._address.url + path
+            await self._accept(await self._http.post(url, content=content, headers=kind), path)
+
+        await self._again(once, path)
+
+    async def look(self, path: str) -> Any:
+        """The JSON that the server shows; raises as :meth:`ask`."""
+
+        async def once() -> Any:
+            answer = await self._http.get(self._address.url + path)
             await self._accept(answer, path)
             return self._json(answer.text, path)
 
@@ -129,7 +150,7 @@ class Client:
                     raise ServerError(f"{busy} ({self._address.tries} tries)") from None
                 wait_s = pause_s * random.uniform(1.0, 1.5) if busy.wait_s is None else busy.wait_s
                 await asyncio.sleep(wait_s)
-                pause_s *= 2
+                pause_s = min(2 * pause_s, self._address.longest_pause_s)
         raise AssertionError("there is at least one try")
 
     @asynccontextmanager
@@ -152,6 +173,8 @@ class Client:
             return
         await answer.aread()
         why = f"{self._address.url}{path}: {answer.status_code} {_said(answer.text)}"
+        if answer.status_code == 412:
+            raise OtherWeights(why)
         if answer.status_code in _AGAIN:
             raise _Busy(why, _wait(answer.headers.get("retry-after")))
         raise ConfigError(why)
