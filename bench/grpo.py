@@ -31,7 +31,7 @@ from swift.parallel.world import World
 from swift.recipes import grpo
 from swift.rl.reasoning import rows
 
-KINDS = ["grpo", "dapo", "dr_grpo", "gspo", "sapo", "cispo", "rloo", "reinforce_plus_plus"]
+KINDS = ["grpo", "dapo", "dr_grpo", "gspo", "sapo", "cispo", "rloo", "reinforce_plus_plus", "ppo"]
 TEMPLATE = (
     "{% for m in messages %}{{ '<u>' if m.role == 'user' else '<a>' }}{{ m.content }}{{ '<e>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<a>' }}{% endif %}"

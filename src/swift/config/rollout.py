@@ -20,8 +20,8 @@ registry.register(
 class RolloutSection(Section):
     """How answers are drawn; the trainer computes with the same temperature and cuts."""
 
-    num_generations: int = Field(8, ge=2)
-    """Answers to each prompt: a group."""
+    num_generations: int = Field(8, ge=1)
+    """Answers to each prompt: a group. Default with a critic: 1."""
 
     max_completion_length: int = Field(512, ge=1)
     """Longest answer in tokens; with several turns, of each."""

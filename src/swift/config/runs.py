@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from swift import registry
 from swift.config.alignment import DpoSection, RlhfSection
 from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
 from swift.config.engine import LmdeploySection, SglangSection, VllmSection
@@ -16,6 +17,7 @@ from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
 from swift.config.policy import PolicySection
+from swift.config.ppo import PpoSection
 from swift.config.reward import RewardSection
 from swift.config.rollout import RolloutSection
 from swift.config.section import Section, Strings, Variants, Word
@@ -110,6 +112,19 @@ class RlhfConfig(TrainingConfig):
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        """A critic needs no group: each prompt is answered once, unless it is said otherwise."""
+        if not isinstance(given, dict) or not isinstance(given.get("rollout", {}), dict):
+            return given
+        rlhf = given.get("rlhf")
+        kind = rlhf.get("kind") if isinstance(rlhf, dict) else getattr(rlhf, "kind", rlhf)
+        known = registry.entries(RlhfSection).get(str(kind))
+        if known is None or not issubclass(known.section or object, PpoSection):
+            return given
+        return {**given, "rollout": {"num_generations": 1, **given.get("rollout", {})}}
+
     @model_validator(mode="after")
     def _check_rewards(self) -> RlhfConfig:
         if not isinstance(self.rlhf, PolicySection):
@@ -130,6 +145,8 @@ class RlhfConfig(TrainingConfig):
         elif steps and steps % (accumulation or steps):
             path = "rlhf.steps_per_generation"
             why = f"{steps} is no multiple of gradient_accumulation_steps, {accumulation}"
+        elif self.rollout.num_generations < 2 and not self.rlhf.critic:
+            path, why = "rollout.num_generations", "an answer is compared with others: 2 or more"
         if path:
             raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self

@@ -37,6 +37,14 @@ class Answer:
     old: list[float] | None = None
     plain: list[float] | None = None
     reference: list[float] | None = None
+    values: list[float] | None = None  # of a critic
+    gains: list[float] | None = None  # the advantage of every token; None: that of the answer
+    returns: list[float] | None = None  # what the critic should have said
+
+    @property
+    def advantages(self) -> list[float]:
+        """That of every token."""
+        return [self.advantage] * self.length if self.gains is None else self.gains
 
     @property
     def length(self) -> int:

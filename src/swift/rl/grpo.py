@@ -21,6 +21,7 @@ import torch
 
 from swift import registry
 from swift.config.policy import PolicySection
+from swift.config.ppo import PpoSection
 from swift.data.batch import Batch
 from swift.data.sample import Sample
 from swift.data.stream import Order
@@ -28,6 +29,7 @@ from swift.errors import ResourceError
 from swift.parallel.mesh import Mesh
 from swift.rl.advantage import advantages, total, without_signal
 from swift.rl.answers import Answer, answer_of, weights_of
+from swift.rl.gae import estimate
 from swift.rl.objective import PolicyBatch, joined, policy_batch
 from swift.rl.rollout import FAULTS as OF_ROLLOUT
 from swift.rl.rollout import Episode, Question, Rollout, seed_of
@@ -39,12 +41,13 @@ FAULTS = (*OF_ROLLOUT, *OF_REWARDS)
 
 @dataclass(frozen=True)
 class Scored:
-    """What policy and reference think of the learned tokens of a batch, without gradient."""
+    """What policy, reference and critic think of the learned tokens of a batch."""
 
     drawn: list[float]
     plain: list[float]
     entropy: list[float]
     reference: list[float] | None
+    values: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,8 @@ class Rounds:
     def _needs_scores(self) -> bool:
         """Whether the policy is asked before the first step."""
         several = self.measures.steps * self.measures.iterations > 1
-        return several or self.section.beta > 0 or self.section.top_entropy_quantile < 1
+        asks = self.section.beta > 0 or self.section.critic
+        return several or asks or self.section.top_entropy_quantile < 1
 
     def _score(self, answers: list[Answer]) -> None:
         """What policy and reference think of the answers, in the micro-batches of learning."""
@@ -194,13 +198,14 @@ class Rounds:
                 at = 0
                 for i in part:
                     span = slice(at, at + answers[i].length)
-                    columns = (seen.drawn, seen.plain, seen.reference)
+                    columns = (seen.drawn, seen.plain, seen.reference, seen.values)
                     mine[i] = [None if column is None else column[span] for column in columns]
                     entropies[i] = seen.entropy[span]
                     at = span.stop
         for part_of in self.mesh.gather(mine):
-            for i, (old, plain, reference) in part_of.items():
-                answers[i].old, answers[i].plain, answers[i].reference = old, plain, reference
+            for i, (old, plain, reference, values) in part_of.items():
+                answers[i].old, answers[i].plain = old, plain
+                answers[i].reference, answers[i].values = reference, values
         if self.section.top_entropy_quantile < 1:
             merged = {i: x for part in self.mesh.gather(entropies) for i, x in part.items()}
             self._keep(answers, merged)
@@ -217,6 +222,9 @@ class Rounds:
 
     def _judge(self, groups: list[list[Answer]]) -> None:
         """Make advantages of rewards."""
+        if isinstance(self.section, PpoSection):
+            estimate([a for group in groups for a in group], self.weights, self.section)
+            return
         rewards = [[answer.rewards for answer in group] for group in groups]
         rewards_GKF = torch.tensor(rewards, dtype=torch.float64)
         penalty_GK = None
@@ -273,13 +281,15 @@ class Rounds:
         return policy_batch(
             plain,
             weight,
-            advantage_N=joined([[a.advantage] * a.length for a in used]),
+            advantage_N=joined([a.advantages for a in used]),
             engine_N=joined([a.engine for a in used]),
             engine_drawn_N=joined([a.drawn for a in used]),
             old_N=joined([a.old for a in used]) if several else None,
             plain_N=joined([a.plain for a in used]) if several else None,
             reference_drawn_N=joined([a.reference for a in used]) if self._in_loss() else None,
             keep_N=joined([a.keep for a in used]) if self._masks() else None,
+            value_N=joined([a.values for a in used]) if self.section.critic else None,
+            return_N=joined([a.returns for a in used]) if self.section.critic else None,
             metrics=metrics if reports else {},
         )
 

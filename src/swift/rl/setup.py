@@ -19,6 +19,7 @@ from swift import registry
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.render import Renderer
 from swift.config.policy import PolicySection
+from swift.config.ppo import PpoSection
 from swift.config.reward import RewardSection
 from swift.config.rollout import RolloutSection
 from swift.config.runs import RlhfConfig
@@ -41,6 +42,7 @@ from swift.models.heads import Head
 from swift.models.kernels import fast_linear
 from swift.models.load import dtype_name
 from swift.rl import score
+from swift.rl.critic import critic_of
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.rewards.model import RewardModel
@@ -116,12 +118,16 @@ def read_prompts(session: Session, renderer: Renderer) -> Asked:
 
 
 def make_plan(session: Session, asked: Asked) -> Plan:
-    """Cut the run into steps; an epoch answers every prompt ``num_generations`` times."""
+    """Cut the run into steps; an epoch answers every prompt ``num_generations`` times, and learns
+    from each answer ``num_iterations`` times.
+    """
     config, processes = rl_config(session), session.mesh.world.size
-    k, longest = config.rollout.num_generations, config.rollout.max_completion_length
+    assert isinstance(config.rlhf, PolicySection)
+    times = config.rollout.num_generations * config.rlhf.num_iterations
+    longest = config.rollout.max_completion_length
     size = config.train.batch_size
     accumulation = config.train.accumulation or max(1, math.ceil(16 / (size * processes)))
-    lengths = np.repeat(np.array(asked.lengths) + longest, k)
+    lengths = np.repeat(np.array(asked.lengths) + longest, times)
     order = Order([[i] for i in range(len(lengths))], size, accumulation, processes)
     shape = shape_of(config, session.base, session.compute)
     most, device = int(lengths.max()), session.mesh.device
@@ -172,7 +178,8 @@ def measures_of(config: RlhfConfig, order: Order) -> Measures:
     """
     section = config.rlhf
     assert isinstance(section, PolicySection)
-    micro = section.steps_per_generation or order.accumulation
+    dealt = section.num_mini_batches if isinstance(section, PpoSection) else 1
+    micro = section.steps_per_generation or order.accumulation * dealt
     if micro % order.accumulation:
         raise DataError(
             f"--steps_per_generation: {micro} is no multiple of the {order.accumulation} "
@@ -207,7 +214,10 @@ def objective(
         return read_drawn(model, head, batch, draw).drawn
 
     reference = reference_of(session, section, tuned, layout, as_drawn)
-    return PolicyObjective(section, draw, tuned.model, reference)
+    critic = None
+    if isinstance(section, PpoSection):
+        critic = critic_of(session, section, tuned, layout)
+    return PolicyObjective(section, draw, tuned.model, reference, critic)
 
 
 def build(section: PolicySection) -> Build:
@@ -294,9 +304,12 @@ def ask(session: Session, module: PolicyObjective, section: PolicySection, batch
     """What policy and reference think of the learned tokens of a batch."""
     batch = batch.to(session.mesh.device)
     with computing(session):
-        seen = module.read(batch)
+        seen, value_N = module.read(batch)
         reference = None if section.reference_free else module.reference(batch).tolist()
-    return Scored(seen.drawn.tolist(), seen.plain.tolist(), seen.entropy.tolist(), reference)
+    values = None if value_N is None else value_N.tolist()
+    return Scored(
+        seen.drawn.tolist(), seen.plain.tolist(), seen.entropy.tolist(), reference, values
+    )
 
 
 def find_judges(
@@ -335,4 +348,7 @@ def make_keeper(
         "steps of a generation": rounds.measures.steps,
         "num_iterations": rounds.measures.iterations,
     }
-    return replace(kept, order=order, flow=rounds)
+    module = learner.spread.module
+    assert isinstance(module, PolicyObjective)
+    beside = {} if module.critic is None else {"critic": module.critic}
+    return replace(kept, order=order, flow=rounds, beside=beside)

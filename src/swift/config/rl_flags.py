@@ -1,0 +1,21 @@
+"""Flat flags of policy training beyond GRPO: PPO's critic, CHORD, recorded answers, turns."""
+
+from __future__ import annotations
+
+from swift.config.flag import Flag, alias, flag
+
+RL: dict[str, Flag] = {
+    # the critic of PPO
+    "num_ppo_epochs": alias("rlhf.num_iterations"),
+    "cliprange": alias("rlhf.epsilon"),
+    "kl_coef": alias("rlhf.beta"),
+    "num_mini_batches": flag("rlhf.num_mini_batches"),
+    "gamma": flag("rlhf.gamma"),
+    "lam": flag("rlhf.lam"),
+    "vf_coef": flag("rlhf.vf_coef"),
+    "cliprange_value": flag("rlhf.cliprange_value"),
+    "whiten_rewards": flag("rlhf.whiten_rewards"),
+    "missing_eos_penalty": flag("rlhf.missing_eos_penalty"),
+    "value_model": flag("rlhf.value_model"),
+    "local_rollout_forward_batch_size": alias("rollout.batch_size"),
+}
