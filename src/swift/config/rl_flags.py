@@ -18,4 +18,12 @@ RL: dict[str, Flag] = {
     "missing_eos_penalty": flag("rlhf.missing_eos_penalty"),
     "value_model": flag("rlhf.value_model"),
     "local_rollout_forward_batch_size": alias("rollout.batch_size"),
+    # the experts of CHORD
+    "chord_sft_dataset": flag("chord.dataset"),
+    "chord_sft_per_device_train_batch_size": flag("chord.batch_size"),
+    "chord_mu_peak": flag("chord.mu_peak"),
+    "chord_mu_valley": flag("chord.mu_valley"),
+    "chord_mu_warmup_steps": flag("chord.mu_warmup_steps"),
+    "chord_mu_decay_steps": flag("chord.mu_decay_steps"),
+    "chord_enable_phi_function": flag("chord.phi"),
 }

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from swift import registry
 from swift.config.alignment import DpoSection, RlhfSection
+from swift.config.chord import ChordSection
 from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
 from swift.config.engine import LmdeploySection, SglangSection, VllmSection
 from swift.config.infer import EngineSection, InferSection
@@ -111,6 +112,7 @@ class RlhfConfig(TrainingConfig):
     rlhf: Rlhf = DpoSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
+    chord: ChordSection = ChordSection()
 
     @model_validator(mode="before")
     @classmethod
@@ -127,9 +129,12 @@ class RlhfConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _check_rewards(self) -> RlhfConfig:
-        if not isinstance(self.rlhf, PolicySection):
-            return self
         path, why = "", ""
+        if not isinstance(self.rlhf, PolicySection):
+            if self.chord.dataset:
+                path, why = "chord.dataset", "belongs to training from rewards: --rlhf_type grpo"
+                raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+            return self
         steps, accumulation = self.rlhf.steps_per_generation, self.train.accumulation
         if not self.reward.funcs and not self.reward.models:
             path, why = "reward.funcs", "is needed: --reward_funcs accuracy"

@@ -29,6 +29,7 @@ from swift.errors import ResourceError
 from swift.parallel.mesh import Mesh
 from swift.rl.advantage import advantages, total, without_signal
 from swift.rl.answers import Answer, answer_of, weights_of
+from swift.rl.chord import Experts, Mixed
 from swift.rl.gae import estimate
 from swift.rl.objective import PolicyBatch, joined, policy_batch
 from swift.rl.rollout import FAULTS as OF_ROLLOUT
@@ -82,6 +83,7 @@ class Rounds:
     mesh: Mesh
     seed: int
     record: Path | None = None  # completions.jsonl
+    experts: Experts | None = None
     drawn: int = 0  # prompts drawn so far
     step: int = 0  # the next step of the run
     answers: list[Answer] = field(default_factory=list)  # of the round under way
@@ -259,21 +261,29 @@ class Rounds:
         size = len(self.answers) // self.measures.steps
         whole_step = self.answers[step * size : (step + 1) * size]
         # where nothing at all is learned, the loop must not divide by nothing
-        spare = 0.0 if any(self._weights(answer)[1] for answer in whole_step) else 1.0
-        for number, part in enumerate(self._parts(step)):
+        whole = sum(self._weights(answer)[1] for answer in whole_step)
+        spare, parts = 0.0 if whole else 1.0, self._parts(step)
+        world = self.mesh.world
+        count = whole + spare * len(parts) * world.size
+        mixed: list[Mixed | None] = [None] * len(parts)
+        if self.experts is not None:
+            mixed = [*self.experts.of_step(self.step, world.rank, count)]
+        for number, part in enumerate(parts):
             answers = [self.answers[i] for i in part]
             pairs = [self._weights(answer) for answer in answers]
             batch = self.lay([a.sample(w) for a, (w, _) in zip(answers, pairs, strict=True)])
             used = [a for a, (w, _) in zip(answers, pairs, strict=True) if w]
             weight = sum(whole for _, whole in pairs) + spare
-            made.append(self._batch(batch, used, weight, number == 0))
+            made.append(self._batch(batch, used, weight, number == 0, mixed[number]))
         self.metrics = {}
         return made
 
     def _weights(self, answer: Answer) -> tuple[float, float]:
         return weights_of(answer, self.section, self.measures.most)
 
-    def _batch(self, plain: Batch, used: list[Answer], weight: float, reports: bool) -> PolicyBatch:
+    def _batch(
+        self, plain: Batch, used: list[Answer], weight: float, reports: bool, mixed: Mixed | None
+    ) -> PolicyBatch:
         """A laid micro-batch with the columns of the answers that are learned from."""
         main = self.mesh.world.is_main
         several = self.measures.steps * self.measures.iterations > 1
@@ -290,6 +300,7 @@ class Rounds:
             keep_N=joined([a.keep for a in used]) if self._masks() else None,
             value_N=joined([a.values for a in used]) if self.section.critic else None,
             return_N=joined([a.returns for a in used]) if self.section.critic else None,
+            mixed=mixed,
             metrics=metrics if reports else {},
         )
 

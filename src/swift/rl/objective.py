@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from swift.losses.value import value_loss
 from swift.models.anatomy import vocabulary
 from swift.models.attention import run_body
 from swift.models.heads import Head, find_head
+from swift.rl.chord import Mixed, expert_loss
 from swift.train.reference import NO_REFERENCE, Reference
 
 
@@ -38,7 +39,16 @@ class PolicyBatch(Batch):
     keep_N: torch.Tensor | None = None
     value_N: torch.Tensor | None = None  # of the critic, before the first step
     return_N: torch.Tensor | None = None  # what it should have said
+    mixed: Mixed | None = None  # what experts said
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the generation
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PolicyBatch:
+        moved = super()._each(change)
+        assert isinstance(moved, PolicyBatch)
+        if moved.mixed is None or moved.mixed.batch is None:
+            return moved
+        batch = moved.mixed.batch._each(change)
+        return replace(moved, mixed=replace(moved.mixed, batch=batch))
 
 
 def policy_batch(plain: Batch, weight: float, **columns: Any) -> PolicyBatch:
@@ -72,12 +82,15 @@ class PolicyObjective(nn.Module):
         model: PreTrainedModel,
         reference: Reference = NO_REFERENCE,
         critic: nn.Module | None = None,
+        *,
+        phi: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.critic = critic
         self.reference = reference
         self._section, self._draw, self._head = section, draw, find_head(model)
+        self._phi = phi
 
     def forward(self, batch: PolicyBatch) -> dict[str, torch.Tensor]:
         """``total``: the summed loss; the other entries: metrics."""
@@ -105,8 +118,12 @@ class PolicyObjective(nn.Module):
         if value_N is not None:
             worth, found = self._worth(value_N, batch)
             whole, sums = whole + worth, {**sums, **found}
+        metrics = dict(batch.metrics)
+        if batch.mixed is not None:
+            whole, more = self._mixed(whole, batch.mixed)
+            metrics |= more
         out = Loss(whole, sums, dict.fromkeys(sums, count)).out(batch.weight)
-        for name, pair in batch.metrics.items():
+        for name, pair in metrics.items():
             out[name] = loss.total.new_tensor(pair)
         return out
 
@@ -129,6 +146,16 @@ class PolicyObjective(nn.Module):
         sums = {"value_loss": loss_N, "value_clip": clipped_N, "value": value_N}
         total = self._section.vf_coef * (loss_N * batch.weights_N).sum()
         return total, {name: column_N.detach().sum() for name, column_N in sums.items()}
+
+    def _mixed(
+        self, policy: torch.Tensor, mixed: Mixed
+    ) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
+        """The loss with the part of the experts, and the metrics of that."""
+        whole, known = policy * (1 - mixed.mu), (0.0, 0.0)
+        if mixed.batch is not None:
+            lost = expert_loss(self.model, self._head, mixed.batch, phi=self._phi)
+            whole, known = whole + mixed.share * lost, (float(lost.detach()), mixed.batch.weight)
+        return whole, {"mu": (mixed.mu, 1.0), "expert_loss": known}
 
 
 def read_drawn(model: PreTrainedModel, head: Head, batch: Batch, draw: Draw) -> Believed:

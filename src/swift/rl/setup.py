@@ -42,6 +42,7 @@ from swift.models.heads import Head
 from swift.models.kernels import fast_linear
 from swift.models.load import dtype_name
 from swift.rl import score
+from swift.rl.chord import read_experts
 from swift.rl.critic import critic_of
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
@@ -217,7 +218,8 @@ def objective(
     critic = None
     if isinstance(section, PpoSection):
         critic = critic_of(session, section, tuned, layout)
-    return PolicyObjective(section, draw, tuned.model, reference, critic)
+    phi = rl_config(session).chord.phi
+    return PolicyObjective(section, draw, tuned.model, reference, critic, phi=phi)
 
 
 def build(section: PolicySection) -> Build:
@@ -268,6 +270,7 @@ def make_rounds(
         mesh=mesh,
         seed=config.train.seed,
         record=folder / "completions.jsonl" if config.rollout.log_completions else None,
+        experts=read_experts(session, config.chord, renderer, plan.order, collate),
     )
 
 
@@ -348,6 +351,8 @@ def make_keeper(
         "steps of a generation": rounds.measures.steps,
         "num_iterations": rounds.measures.iterations,
     }
+    if rounds.experts is not None:
+        order["experts"] = rounds.experts.samples.fingerprint
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
     beside = {} if module.critic is None else {"critic": module.critic}
