@@ -16,10 +16,10 @@ _TOPICS = {
         vera_dropout vera_projection_prng_key vera_rank
     """,
     "preference and policy training": """
-        async_generate gkd_logits_topk gym_env lmbda
-        log_rollout_offpolicy_metrics multi_turn_scheduler offload_model offload_optimizer
+        async_generate gkd_logits_topk lmbda
+        log_rollout_offpolicy_metrics offload_model offload_optimizer
         offload_teacher_model sft_alpha sleep_level teacher_deepspeed teacher_model
-        teacher_model_server use_gym_env
+        teacher_model_server
     """,
     "Megatron": """
         attention_backend context_parallel_size cross_entropy_fusion_impl

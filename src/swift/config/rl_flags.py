@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from swift.config.flag import Flag, alias, flag
+from swift.config.flag import Flag, Several, alias, flag, words
+
+_SCHEDULER = words(gym_scheduler=Several({"rollout.multi_turn": True}))
 
 RL: dict[str, Flag] = {
     # the critic of PPO
@@ -26,4 +28,10 @@ RL: dict[str, Flag] = {
     "chord_mu_warmup_steps": flag("chord.mu_warmup_steps"),
     "chord_mu_decay_steps": flag("chord.mu_decay_steps"),
     "chord_enable_phi_function": flag("chord.phi"),
+    # turns
+    "multi_turn_scheduler": alias("rollout.environment", _SCHEDULER),
+    "gym_env": alias("rollout.environment"),
+    "use_gym_env": flag("reward.environment"),
+    # answers that were given before
+    "recorded": flag("rollout.recorded"),
 }

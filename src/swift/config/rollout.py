@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from swift import registry
 from swift.config.section import Options, Section, Strings
 
 registry.register("environment", "gym", "swift.rl.environment:gym")
+registry.register("environment", "async_gym", "swift.rl.async_gym:async_gym")
 registry.register(
     "environment",
     "reasoning_gym",
@@ -45,13 +47,34 @@ class RolloutSection(Section):
     """Answers generated at once on one device. Default: all of its own."""
 
     environment: str | None = None
-    """What reacts to answers: gym, reasoning_gym, or one of a plug-in. Default: nothing does."""
+    """What reacts to answers: gym, async_gym, reasoning_gym, or one of a plug-in. Default: nothing
+    does."""
 
     environment_settings: Options = {}
     """Settings of the environment, as JSON."""
 
+    multi_turn: bool = False
+    """Refuse to run without an environment."""
+
     max_turns: int = Field(8, ge=1)
     """Most answers of one episode, where an environment reacts."""
 
+    recorded: bool = False
+    """Learn from the answers and rewards that rows bring (completions and rewards, or reward
+    beside a conversation); no engine is asked."""
+
     log_completions: bool = False
     """Write every answer with its rewards and its advantage to completions.jsonl."""
+
+    @field_validator("environment")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        known = registry.entries("environment")
+        if value is not None and value not in known:
+            why = (
+                f"{value!r} is not one of {', '.join(known)}; register it in the group environment "
+                "in a file of your own (--external_plugins)"
+            )
+            path = "rollout.environment"
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return value

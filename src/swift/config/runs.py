@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from swift import registry
 from swift.config.alignment import DpoSection, RlhfSection
 from swift.config.chord import ChordSection
 from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
@@ -17,9 +16,8 @@ from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
-from swift.config.policy import PolicySection
-from swift.config.ppo import PpoSection
 from swift.config.reward import RewardSection
+from swift.config.rewarded import answered_once, misfit
 from swift.config.rollout import RolloutSection
 from swift.config.section import Section, Strings, Variants, Word
 from swift.config.serve import ServeSection
@@ -118,40 +116,11 @@ class RlhfConfig(TrainingConfig):
     @classmethod
     def _alone(cls, given: Any) -> Any:
         """A critic needs no group: each prompt is answered once, unless it is said otherwise."""
-        if not isinstance(given, dict) or not isinstance(given.get("rollout", {}), dict):
-            return given
-        rlhf = given.get("rlhf")
-        kind = rlhf.get("kind") if isinstance(rlhf, dict) else getattr(rlhf, "kind", rlhf)
-        known = registry.entries(RlhfSection).get(str(kind))
-        if known is None or not issubclass(known.section or object, PpoSection):
-            return given
-        return {**given, "rollout": {"num_generations": 1, **given.get("rollout", {})}}
+        return answered_once(given)
 
     @model_validator(mode="after")
     def _check_rewards(self) -> RlhfConfig:
-        path, why = "", ""
-        if not isinstance(self.rlhf, PolicySection):
-            if self.chord.dataset:
-                path, why = "chord.dataset", "belongs to training from rewards: --rlhf_type grpo"
-                raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
-            return self
-        steps, accumulation = self.rlhf.steps_per_generation, self.train.accumulation
-        if not self.reward.funcs and not self.reward.models:
-            path, why = "reward.funcs", "is needed: --reward_funcs accuracy"
-        elif self.data.streaming or self.data.cached:
-            path = "data.streaming" if self.data.streaming else "data.cached"
-            why = "prompts are read whole, as texts"
-        elif self.data.val or self.data.split:
-            path = "data.val" if self.data.val else "data.split"
-            why = "runs that learn from rewards are not evaluated on the way yet"
-        elif self.parallel.shard != "none":
-            path = "parallel.shard"
-            why = "the model answers while it learns, so each process holds all of it"
-        elif steps and steps % (accumulation or steps):
-            path = "rlhf.steps_per_generation"
-            why = f"{steps} is no multiple of gradient_accumulation_steps, {accumulation}"
-        elif self.rollout.num_generations < 2 and not self.rlhf.critic:
-            path, why = "rollout.num_generations", "an answer is compared with others: 2 or more"
+        path, why = misfit(self)
         if path:
             raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self

@@ -78,7 +78,7 @@ def answer_of(episode: Episode, rewards: Sequence[float]) -> Answer:
 
 def learned(answer: Answer, section: PolicySection) -> bool:
     """Whether anything is learned from it."""
-    if not answer.length or answer.finish == "failed":
+    if not answer.length or answer.finish in ("failed", "absent"):
         return False
     return not (section.overlong_filter and answer.finish == "length")
 
@@ -87,8 +87,10 @@ def weights_of(answer: Answer, section: PolicySection, most: int) -> tuple[float
     """What one token counts for, and what the answer counts for in the division.
 
     An answer that nothing is learned from counts like the others where answers count, and for
-    nothing where tokens do, as in TRL.
+    nothing where tokens do, as in TRL. One that is absent counts for nothing at all.
     """
+    if answer.finish == "absent":
+        return 0.0, 0.0
     length = answer.length if learned(answer, section) else 0
     token, whole = registry.load("aggregate", section.aggregate)(length, most)
     return (token if length else 0.0), whole

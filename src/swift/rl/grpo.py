@@ -13,7 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from swift.rl.answers import Answer, answer_of, weights_of
 from swift.rl.chord import Experts, Mixed
 from swift.rl.gae import estimate
 from swift.rl.objective import PolicyBatch, joined, policy_batch
+from swift.rl.recorded import Recorded
 from swift.rl.rollout import FAULTS as OF_ROLLOUT
 from swift.rl.rollout import Episode, Question, Rollout, seed_of
 from swift.rl.score import FAULTS as OF_REWARDS
@@ -71,7 +72,7 @@ class Measures:
 class Rounds:
     """The rounds of a run, and where it stands in them."""
 
-    rollout: Rollout
+    rollout: Rollout | Recorded
     judges: Judges
     weights: Sequence[float]  # of the reward functions
     questions: Sequence[Question]
@@ -158,7 +159,7 @@ class Rounds:
         self.drawn += count
         asked = [(number, i) for number in numbers for i in range(k)][world.rank :: world.size]
         episodes = self.rollout(
-            [self._question(number) for number, _ in asked],
+            [replace(self._question(number), number=i) for number, i in asked],
             [seed_of(self.seed, number, i) for number, i in asked],
         )
         rewards = self._rewards(episodes)
@@ -181,7 +182,7 @@ class Rounds:
         columns["messages"] = [episode.question.asked.messages for episode in episodes]
         columns["questions"] = [str(m[-1].content) for m in columns["messages"]]
         columns["environment_reward"] = [episode.reward for episode in episodes]
-        texts = [None if e.finish == "failed" else e.text for e in episodes]
+        texts = [None if e.finish in ("failed", "absent") else e.text for e in episodes]
         return self.judges(texts, columns)
 
     def _needs_scores(self) -> bool:
@@ -319,7 +320,7 @@ class Rounds:
 
     def _report(self, groups: list[list[Answer]], resampled: int) -> dict[str, tuple[float, float]]:
         """Metrics of a round: each a sum, and what divides it."""
-        answers = [answer for group in groups for answer in group]
+        answers = [answer for group in groups for answer in group if answer.finish != "absent"]
         rewards_GKF = torch.tensor(
             [[answer.rewards for answer in group] for group in groups], dtype=torch.float64
         )
@@ -348,6 +349,8 @@ class Rounds:
         names = list(self.judges.functions)
         with self.record.open("a", encoding="utf-8") as file:
             for answer in (answer for group in groups for answer in group):
+                if answer.finish == "absent":
+                    continue
                 values = [None if math.isnan(x) else x for x in answer.rewards]
                 line = {
                     "step": self.step + 1, "place": answer.place, "completion": answer.text,

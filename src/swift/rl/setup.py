@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,20 +19,15 @@ from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.render import Renderer
 from swift.config.policy import PolicySection
 from swift.config.ppo import PpoSection
-from swift.config.reward import RewardSection
+from swift.config.rewarded import brought_rewards
 from swift.config.rollout import RolloutSection
 from swift.config.runs import RlhfConfig
 from swift.data.batch import Batch
-from swift.data.encode import EncodeSettings, read_row
-from swift.data.formats.form import formats
-from swift.data.formats.meaning import Prompt, kind_of
-from swift.data.ledger import Ledger
 from swift.data.prepare import Prepared
 from swift.data.sample import Samples
-from swift.data.source import open_sources, read
 from swift.data.stream import Order
 from swift.errors import DataError
-from swift.hub.locate import locate_dataset, locate_model
+from swift.hub.locate import locate_model
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Completion, Engine, Request
 from swift.losses.drawn import Draw
@@ -46,76 +40,18 @@ from swift.rl.chord import read_experts
 from swift.rl.critic import critic_of
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
+from swift.rl.prompts import Asked
+from swift.rl.recorded import Recorded
 from swift.rl.rewards.model import RewardModel
-from swift.rl.rollout import Question, Rollout, check_prompts
+from swift.rl.rollout import Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.train import setup
 from swift.train.checkpoint import Keeper
 from swift.train.learner import Build, Learner
-from swift.train.plan import budget_of, learning_rate_of, max_length_of, shape_of, steps_of
+from swift.train.plan import budget_of, learning_rate_of, shape_of, steps_of
 from swift.train.reference import reference_of
 from swift.train.session import Plan, Session
 from swift.tune.tuned import Tuned
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The prompts of a run."""
-
-    questions: list[Question]
-    lengths: list[int]  # of the prompts, in tokens
-    ledger: Ledger
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal prompts in equal order."""
-        digest = hashlib.sha256()
-        for question, length in zip(self.questions, self.lengths, strict=True):
-            digest.update(f"{question.place}:{length}:{question.asked.messages}".encode())
-        return digest.hexdigest()
-
-
-def read_prompts(session: Session, renderer: Renderer) -> Asked:
-    """Read the rows; those whose prompt is longer than max_length are dropped and counted.
-
-    Raises:
-        DataError: no row can be used.
-    """
-    config, section = session.config, session.config.data
-    settings = EncodeSettings.of("prompt", section, config.external_plugins)
-    most = max_length_of(config, session.base)
-    known, asked = formats("prompt"), Asked([], [], Ledger())
-    with session.mesh.main_first():
-        locate = partial(locate_dataset, hub=config.model.hub, say=session.log)
-        sources = open_sources(section.train, locate)
-    for block in read(sources, section.seed):
-        account = asked.ledger.account(block.source.name)
-        for line, raw in zip(block.lines, block.rows, strict=True):
-            account.rows += 1
-            place = block.source.place(line)
-            try:
-                meaning = read_row(raw, settings, known, block.source.path.parent)
-                if not isinstance(meaning, Prompt):
-                    raise DataError(f"a {kind_of(meaning)} is no prompt")
-                said = meaning.conversation
-                tokens = renderer.prompt(said.messages, said.tools, said.template_kwargs)
-            except (DataError, RecursionError) as error:
-                if section.strict:
-                    raise DataError(f"{place}: {error}") from None
-                account.fail(place, str(error))
-                continue
-            if len(tokens) > most:
-                account.dropped["too long"] += 1
-                account.note(f"{place}: too long")
-                continue
-            account.kept += 1
-            asked.questions.append(Question(said, meaning.extra, place))
-            asked.lengths.append(len(tokens))
-    for text in asked.ledger.losses():
-        session.log(text)
-    if not asked.questions:
-        raise DataError("--dataset: no row is a prompt that can be used")
-    return asked
 
 
 def make_plan(session: Session, asked: Asked) -> Plan:
@@ -125,7 +61,7 @@ def make_plan(session: Session, asked: Asked) -> Plan:
     config, processes = rl_config(session), session.mesh.world.size
     assert isinstance(config.rlhf, PolicySection)
     times = config.rollout.num_generations * config.rlhf.num_iterations
-    longest = config.rollout.max_completion_length
+    longest = asked.longest_told or config.rollout.max_completion_length
     size = config.train.batch_size
     accumulation = config.train.accumulation or max(1, math.ceil(16 / (size * processes)))
     lengths = np.repeat(np.array(asked.lengths) + longest, times)
@@ -154,7 +90,7 @@ def announce(session: Session, plan: Plan, asked: Asked) -> None:
         f"{config.rlhf.kind}: {answers // k} prompts x {k} answers a generation, learned from in "
         f"{measures.steps * measures.iterations} steps; {plan.steps:,} steps"
     )
-    rewards = [*config.reward.funcs, *config.reward.models]
+    rewards = [*config.reward.funcs, *config.reward.models, *brought_rewards(config)]
     weights = config.reward.weights or [1.0] * len(rewards)
     pairs = zip(weights, rewards, strict=True)
     session.log("rewards: " + " + ".join(f"{weight:g} x {name}" for weight, name in pairs))
@@ -244,19 +180,12 @@ def make_rounds(
     """The rounds of a run, which answer with the live weights unless another engine is given."""
     config, mesh = rl_config(session), session.mesh
     assert isinstance(config.rlhf, PolicySection)
-    if engine is None:
-        words = load_tokenizer(session.base, trust_remote_code=config.model.trust_remote_code)
-        live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
-        engine = LiveEngine(live, partial(computing, session))
-    check_prompts(engine, asked.questions, renderer)
-    name, settings = config.rollout.environment, config.rollout.environment_settings
-    make = None if name is None else partial(registry.load("environment", name), settings)
-    judges, weights = find_judges(session, config.reward, config.rollout)
+    judges, weights = find_judges(session, config)
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
     collate = replace(learner.collate, share=False)
     return Rounds(
-        rollout=Rollout(engine, renderer, config.rollout, make),
+        rollout=make_rollout(session, learner, asked, renderer, engine),
         judges=judges,
         weights=weights,
         questions=asked.questions,
@@ -272,6 +201,23 @@ def make_rounds(
         record=folder / "completions.jsonl" if config.rollout.log_completions else None,
         experts=read_experts(session, config.chord, renderer, plan.order, collate),
     )
+
+
+def make_rollout(
+    session: Session, learner: Learner, asked: Asked, renderer: Renderer, engine: Engine | None
+) -> Rollout | Recorded:
+    """What answers: an engine, by default on the live weights; or the rows, where they do."""
+    config = rl_config(session)
+    if asked.told:
+        return Recorded(renderer, asked.told)
+    if engine is None:
+        words = load_tokenizer(session.base, trust_remote_code=config.model.trust_remote_code)
+        live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
+        engine = LiveEngine(live, partial(computing, session))
+    check_prompts(engine, asked.questions, renderer)
+    name, settings = config.rollout.environment, config.rollout.environment_settings
+    make = None if name is None else partial(registry.load("environment", name), settings)
+    return Rollout(engine, renderer, config.rollout, make)
 
 
 @contextlib.contextmanager
@@ -315,11 +261,9 @@ def ask(session: Session, module: PolicyObjective, section: PolicySection, batch
     )
 
 
-def find_judges(
-    session: Session, section: RewardSection, drawn: RolloutSection
-) -> tuple[Judges, list[float]]:
+def find_judges(session: Session, config: RlhfConfig) -> tuple[Judges, list[float]]:
     """The reward functions and reward models of a run, and their weights."""
-    longest = drawn.max_completion_length
+    section, longest = config.reward, config.rollout.max_completion_length
     filled = section.model_copy(
         update={
             "cosine_max_len": section.cosine_max_len or longest,
@@ -329,11 +273,12 @@ def find_judges(
     found = score.find(filled)
     for path in section.models:
         with session.mesh.main_first():
-            hub = session.config.model.hub
+            hub = config.model.hub
             folder = locate_model(path, revision=None, hub=hub, dtype="float32", say=session.log)
         found[f"model {Path(path).name}"] = RewardModel(
             folder, load_renderer(folder), session.mesh.device
         )
+    found |= score.find(filled, brought_rewards(config))
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)
 
 
