@@ -88,6 +88,8 @@ def test_flags_of_ms_swift_mean_what_they_meant() -> None:
         *gym, "--use_gym_env", "true", "--reward_funcs", "format", "--reward_weights", "1", "2"
     )
     assert brought_rewards(beside) == ["environment"] and beside.reward.weights == [1, 2]
+    usual = config_of("--gym_env", "frozen_test", "--reward_funcs", "format")
+    assert brought_rewards(usual) == ["environment"]  # ms-swift: gym_env means use_gym_env
     without = config_of(*gym, "--use_gym_env", "false", "--reward_funcs", "format")
     assert brought_rewards(without) == []
     own = config_of("--multi_turn_scheduler", "frozen_test", "--reward_funcs", "format")

@@ -234,6 +234,7 @@ def test_rows_that_cannot_be_used_say_why(
     [
         (["--environment", "gym"], "--recorded: answers of rows are not played"),
         (["--dynamic_sample", "true"], "--dynamic_sample: recorded answers stay"),
+        (["--rlhf_type", "ppo"], "--recorded: answers are compared with each other"),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path: Path, words: list[str], message: str) -> None:

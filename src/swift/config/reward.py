@@ -38,8 +38,8 @@ class RewardSection(Section):
     """Reward models: checkpoints that classify a conversation with one number."""
 
     environment: bool | None = None
-    """Add up what the environment gives, as one more reward behind the others. Default: where
-    nothing else judges."""
+    """Add up what the environment gives, as one more reward behind the others. Default: where it is
+    a game (rollout.gym), or nothing else judges."""
 
     timeout_s: float = Field(60.0, gt=0)
     """Longest time that one function may take for a batch; later, nothing was judged."""

@@ -23,7 +23,9 @@ def brought_rewards(config: RlhfConfig) -> list[str]:
         return ["recorded"] if bare else []
     if rollout.environment is None or "environment" in reward.funcs:
         return []
-    return ["environment"] if reward.environment or (reward.environment is None and bare) else []
+    usual = bare or rollout.gym
+    added = usual if reward.environment is None else reward.environment
+    return ["environment"] if added else []
 
 
 def answered_once(given: Any) -> Any:
@@ -58,7 +60,7 @@ def _judged(config: RlhfConfig) -> tuple[str, str]:
         return "reward.weights", f"{count} for {len(named)} rewards; say one for each"
     if reward.environment and rollout.environment is None:
         return "reward.environment", "there is no environment that could give rewards"
-    if rollout.multi_turn and rollout.environment is None:
+    if rollout.gym and rollout.environment is None:
         why = "gym_scheduler names nothing that reacts to answers; add --gym_env NAME"
         return "rollout.environment", why
     if rollout.recorded and rollout.environment:
@@ -85,6 +87,8 @@ def _learned(config: RlhfConfig, section: PolicySection) -> tuple[str, str]:
         return "rlhf.steps_per_generation", why
     if config.rollout.num_generations < 2 and not section.critic:
         return "rollout.num_generations", "an answer is compared with others: 2 or more"
+    if config.rollout.recorded and section.critic:
+        return "rollout.recorded", "answers are compared with each other; --rlhf_type rloo"
     if config.rollout.recorded and section.dynamic_sample:
         return "rlhf.dynamic_sample", "recorded answers stay what they are; say false"
     return _RIGHT

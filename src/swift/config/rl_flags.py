@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from swift.config.flag import Flag, Several, alias, flag, words
 
-_SCHEDULER = words(gym_scheduler=Several({"rollout.multi_turn": True}))
+_SCHEDULER = words(gym_scheduler=Several({"rollout.gym": True}))
+
+
+def _game(name: Any) -> Several:
+    return Several({"rollout.environment": name, "rollout.gym": True})
+
 
 RL: dict[str, Flag] = {
     # the critic of PPO
@@ -30,7 +37,7 @@ RL: dict[str, Flag] = {
     "chord_enable_phi_function": flag("chord.phi"),
     # turns
     "multi_turn_scheduler": alias("rollout.environment", _SCHEDULER),
-    "gym_env": alias("rollout.environment"),
+    "gym_env": alias("rollout.environment", _game),
     "use_gym_env": flag("reward.environment"),
     # answers that were given before
     "recorded": flag("rollout.recorded"),

@@ -53,8 +53,9 @@ class RolloutSection(Section):
     environment_settings: Options = {}
     """Settings of the environment, as JSON."""
 
-    multi_turn: bool = False
-    """Refuse to run without an environment."""
+    gym: bool = False
+    """The environment is a game: there must be one, and what it gives is a reward beside those that
+    are named, unless reward.environment says otherwise."""
 
     max_turns: int = Field(8, ge=1)
     """Most answers of one episode, where an environment reacts."""
