@@ -109,6 +109,7 @@ def test_the_critic_learns_and_is_not_served(learn: Callable[..., Path]) -> None
     done = learn("run", train={"max_steps": 40, "epochs": 20}, rlhf={"vf_coef": 1.0})
     found = metrics(done)
     assert found[0]["train/value"] == 0  # of a head that knows nothing yet
+    assert abs(found[0]["train/kl"]) < 1e-6 and found[-2]["train/kl"] != 0
     assert found[-1]["train/value_loss"] < found[0]["train/value_loss"] / 2
     _, report = AutoModelForCausalLM.from_pretrained(done, output_loading_info=True)
     assert not report["unexpected_keys"] and not report["missing_keys"]

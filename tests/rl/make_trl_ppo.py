@@ -61,6 +61,11 @@ def flat(gradient: torch.Tensor) -> float:
     return float((values * torch.arange(len(values)).double().cos()).sum())
 
 
+def clipped(seen: dict[str, Any]) -> float:
+    """The share of tokens that the clip decides; TRL works it out behind the backward pass."""
+    return float((seen["pg_losses2"] > seen["pg_losses"]).float().mean())
+
+
 def case(settings: dict[str, Any], shared: bool) -> dict[str, Any]:
     policy = seeded(LlamaForCausalLM, 0)
     value = seeded(LlamaForSequenceClassification, 1, num_labels=1)
@@ -97,6 +102,7 @@ def case(settings: dict[str, Any], shared: bool) -> dict[str, Any]:
             {
                 "loss": float(loss.detach()), "policy": float(seen["pg_loss"]),
                 "value": float(seen["vf_loss"]), "value_clip": float(seen["vf_clipfrac"]),
+                "clip": clipped(seen),
                 "new": seen["new_logprobs"][order].tolist(),
                 "values": seen["vpred"][order].tolist(),
                 "gradients": {

@@ -108,6 +108,8 @@ def test_an_update_is_that_of_trl(name: str, attention: str) -> None:
         for ours, theirs in {"value_loss": "value", "value_clip": "value_clip"}.items():
             total, count = out[ours].tolist()
             assert total / count == pytest.approx(epoch[theirs], rel=1e-5, abs=1e-5)
+        (low, count), (high, _) = out["clip_low"].tolist(), out["clip_high"].tolist()
+        assert (low + high) / count == pytest.approx(epoch["clip"], abs=1e-6)
         for theirs, expected in epoch["gradients"].items():
             parameter = parameter_of(objective, theirs)
             assert parameter.grad is not None

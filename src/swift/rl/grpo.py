@@ -337,6 +337,9 @@ class Rounds:
             "completion_length": (float(sum(answer.length for answer in answers)), count),
             "cut_off": (float(sum(answer.finish == "length" for answer in answers)), count),
         }
+        if self.section.kl_in_reward and self.section.beta:
+            tokens = float(sum(answer.length for answer in answers))
+            found["kl"] = (sum(self._distance(answer) for answer in answers), tokens)
         for column, name in enumerate(self.judges.functions):
             values = [a.rewards[column] for a in answers if not math.isnan(a.rewards[column])]
             found[f"reward/{name}"] = (sum(values), float(len(values)))
