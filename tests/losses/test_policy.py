@@ -130,7 +130,12 @@ def naive(section: PolicySection, rows: list[dict[str, Any]], most: int) -> floa
                 gain = 4 / tau / (1 + math.exp(-tau * (r - 1))) * a
             if section.gate == "fipo":
                 gamma = 2 ** (-1 / section.fipo_decay_rate)
-                future = sum(gamma ** (k - t) * logs[k] for k in range(t, len(logs)))
+                most_of = math.inf if section.delta is None else section.delta
+                future = sum(
+                    gamma ** (k - t) * logs[k]
+                    for k in range(t, len(logs))
+                    if section.ratio != "token" or math.exp(logs[k]) <= most_of
+                )
                 weight = math.exp(future)
                 if section.fipo_clip_range:
                     least = 1.0 if section.fipo_clip_high_only else 1 - section.fipo_clip_range
@@ -212,6 +217,7 @@ def test_presets_are_the_formula(paper: type[PolicySection]) -> None:
         {"delta": 1.2},
         {"gate": "fipo", "fipo_clip_range": 0.0, "fipo_decay_rate": 2.0},
         {"gate": "fipo", "fipo_clip_high_only": False, "fipo_safety_threshold": 1.01},
+        {"gate": "fipo", "fipo_clip_range": 5.0, "delta": 1.1},
     ],
 )
 def test_other_settings_are_the_formula(kl: str, more: dict[str, Any]) -> None:

@@ -210,7 +210,6 @@ def test_a_server_that_is_not_there_judges_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"funcs": ["number"], "weights": [1, 2]}, "2 for 1"),
         ({"funcs": ["soft_overlong"]}, "is needed by soft_overlong"),
         ({"funcs": ["regex"]}, "is needed by the reward regex"),
         ({"funcs": ["judge"]}, "is needed by the reward judge"),

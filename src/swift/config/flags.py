@@ -8,50 +8,15 @@ not supported yet (``LATER``, in later.py). Any setting can also be written as a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swift.config.engine import VllmSection
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flat flag: the path of its setting (the first that the command has), and how its value is
-    rewritten for it.
-    """
-
-    paths: tuple[str, ...]
-    rewrite: Callable[[Any], Any]
-    alias: bool = False  # another spelling; help shows the first one
-
-
-@dataclass(frozen=True)
-class Several:
-    """What a word stands for that says more than one setting: dotted paths and their values."""
-
-    settings: Mapping[str, Any]
-
-
-def _keep(value: Any) -> Any:
-    return value
-
-
-def _flag(*paths: str, rewrite: Callable[[Any], Any] = _keep) -> Flag:
-    return Flag(paths, rewrite)
-
-
-def _alias(path: str, rewrite: Callable[[Any], Any] = _keep) -> Flag:
-    return Flag((path,), rewrite, alias=True)
-
-
-def _words(**words: Any) -> Callable[[Any], Any]:
-    """Rewrite some words of another vocabulary, leave every other value to the setting."""
-    return lambda value: words.get(str(value).lower(), value) if not _many(value) else value
-
-
-def _many(value: Any) -> bool:
-    return isinstance(value, list | dict)
+from swift.config.flag import Flag, Several
+from swift.config.flag import alias as _alias
+from swift.config.flag import flag as _flag
+from swift.config.flag import words as _words
+from swift.config.rl_flags import RL
 
 
 def _unlimited(value: Any) -> Any:
@@ -250,6 +215,7 @@ FLAGS: dict[str, Flag] = {
     "repetition_max_penalty": _flag("reward.repetition_max_penalty"),
     "soft_max_length": _flag("reward.soft_max_length"),
     "soft_cache_length": _flag("reward.soft_cache_length"),
+    **RL,
     # optimizer and schedule
     "optim": _flag("optimizer.kind", rewrite=_OPTIM),
     "learning_rate": _flag("optimizer.learning_rate"),
@@ -308,7 +274,9 @@ FLAGS: dict[str, Flag] = {
     "engine_python": _flag("infer.engine_python"),
     "base_url": _flag("infer.base_url", "app.base_url"),
     "max_model_len": _flag("infer.max_model_len"),
-    "vllm_max_model_len": Flag(("infer.max_model_len", "rollout.max_model_len"), _keep, True),
+    "vllm_max_model_len": replace(
+        _flag("infer.max_model_len", "rollout.max_model_len"), alias=True
+    ),
     "sglang_context_length": _alias("infer.max_model_len"),
     "lmdeploy_session_len": _alias("infer.max_model_len"),
     "sglang_tp_size": _flag("sglang.tp_size"),
@@ -419,6 +387,7 @@ IDLE: dict[str, Idle] = {
     "init_weights": _idle("adapters start as identity", "true"),
     "val_dataset_shuffle": _idle("the order of the evaluation changes nothing", "false"),
     "label_smoothing_factor": _idle("labels are not smoothed", "0", "0.0"),
+    "num_sample_generations": _idle("every answer is written with --log_completions true"),
     "num_beams": _idle("one answer is followed", "1"),
     "sequence_parallel_size": _idle("a sequence stays on one device", "1"),
     "log_rollout_offpolicy_metrics": _idle("engine and trainer are compared in every step"),

@@ -16,11 +16,8 @@ _TOPICS = {
         vera_dropout vera_projection_prng_key vera_rank
     """,
     "preference and policy training": """
-        chord_enable_phi_function chord_mu_decay_steps chord_mu_peak chord_mu_valley
-        chord_mu_warmup_steps chord_sft_dataset
-        chord_sft_per_device_train_batch_size gkd_logits_topk gym_env lmbda
-        multi_turn_scheduler offload_teacher_model sft_alpha teacher_deepspeed teacher_model
-        teacher_model_server use_gym_env
+        gkd_logits_topk lmbda offload_teacher_model sft_alpha teacher_deepspeed teacher_model
+        teacher_model_server
     """,
     "Megatron": """
         attention_backend context_parallel_size cross_entropy_fusion_impl

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from swift import registry
 from swift.config import problems
-from swift.config.flags import FLAGS, IDLE, Several
+from swift.config.flag import Several
+from swift.config.flags import FLAGS, IDLE
 from swift.config.later import LATER
 from swift.config.section import Section
 from swift.config.tree import kinds_at, leaves, section_at

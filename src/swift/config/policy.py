@@ -26,7 +26,7 @@ for _group, (_module, *_names) in _PARTS.items():
         registry.register(_group, _name, f"{_module}:{_name}")
 
 
-def _of(group: str) -> AfterValidator:
+def part_of(group: str) -> AfterValidator:
     """Any part that is registered in a group, those of plug-ins too."""
 
     def check(name: str) -> str:
@@ -73,8 +73,10 @@ class PolicySection(ReferredSection):
     """What is learned from rewarded answers."""
 
     task: ClassVar[str] = "prompt"
+    critic: ClassVar[bool] = False
+    """Whether a critic says what tokens are worth: the advantage gae asks it."""
 
-    advantage: Annotated[str, _of("advantage")] = "group"
+    advantage: Annotated[str, part_of("advantage")] = "group"
     """How rewards become advantages: group (minus the mean of the prompt's answers),
     leave_one_out (minus the mean of the others), batch (group, then scaled over the batch), gdpo
     (each reward normalised apart, then summed), or one of a plug-in."""
@@ -82,11 +84,11 @@ class PolicySection(ReferredSection):
     scale_rewards: Scale = "group"
     """Divide advantages by the standard deviation within a group, over the batch, or not."""
 
-    ratio: Annotated[str, _of("ratio")] = "token"
+    ratio: Annotated[str, part_of("ratio")] = "token"
     """What the ratio of new to old policy is of: token, sequence (geometric mean), sequence_token
     (its value with a token's gradient) or trajectory (product)."""
 
-    gate: Annotated[str, _of("gate")] = "clip"
+    gate: Annotated[str, part_of("gate")] = "clip"
     """What keeps a step near the old policy: clip, cispo, sapo, fipo or none."""
 
     loss_type: Literal["grpo", "bnpo", "dapo", "dr_grpo", "sapo", "cispo", "fipo"] | None = None
@@ -94,7 +96,7 @@ class PolicySection(ReferredSection):
     token), dr_grpo (clip, constant), sapo (sapo, sample), cispo (cispo, token), fipo (fipo,
     token)."""
 
-    aggregate: Annotated[str, _of("aggregate")] = "sample"
+    aggregate: Annotated[str, part_of("aggregate")] = "sample"
     """What counts alike: every sample, every token of a step, or every token as a part of
     max_completion_length (constant)."""
 
@@ -128,7 +130,7 @@ class PolicySection(ReferredSection):
     beta: float = Field(0.04, ge=0)
     """How much distance to the reference costs; 0: there is no reference."""
 
-    kl: Annotated[str, _of("kl")] = "k3"
+    kl: Annotated[str, part_of("kl")] = "k3"
     """Estimate of that distance: k1, k2 or k3 (J. Schulman, Approximating KL divergence)."""
 
     kl_unbiased: bool = False
@@ -191,6 +193,8 @@ class PolicySection(ReferredSection):
             path, why = "epsilon_high", "is needed with the gate cispo: --epsilon_high 5"
         elif self.kl_in_reward and self.advantage == "gdpo":
             path, why = "kl_in_reward", "has no place in gdpo, which normalises each reward apart"
+        elif (self.advantage == "gae") != self.critic:
+            path, why = "advantage", "gae and the critic of --rlhf_type ppo go together"
         if path:
             raise PydanticCustomError("where", "{why}", {"path": f"rlhf.{path}", "why": why})
         return self
@@ -218,7 +222,7 @@ class DapoSection(PolicySection):
     """DAPO (arXiv:2503.14476): clip higher, every token alike, groups with signal only."""
 
     kind: Literal["dapo"] = "dapo"
-    aggregate: Annotated[str, _of("aggregate")] = "token"
+    aggregate: Annotated[str, part_of("aggregate")] = "token"
     epsilon_high: float | None = Field(0.28, ge=0)
     beta: float = Field(0.0, ge=0)
     dynamic_sample: bool = True
@@ -230,7 +234,7 @@ class DrGrpoSection(PolicySection):
     """Dr. GRPO (arXiv:2503.20783): no division by lengths or by the groups' deviations."""
 
     kind: Literal["dr_grpo"] = "dr_grpo"
-    aggregate: Annotated[str, _of("aggregate")] = "constant"
+    aggregate: Annotated[str, part_of("aggregate")] = "constant"
     scale_rewards: Scale = "none"
     beta: float = Field(0.0, ge=0)
 
@@ -240,7 +244,7 @@ class GspoSection(PolicySection):
     """GSPO (arXiv:2507.18071): the ratio of whole answers, in a narrow range."""
 
     kind: Literal["gspo"] = "gspo"
-    ratio: Annotated[str, _of("ratio")] = "sequence"
+    ratio: Annotated[str, part_of("ratio")] = "sequence"
     epsilon: float = Field(3e-4, ge=0)
     epsilon_high: float | None = Field(4e-4, ge=0)
     beta: float = Field(0.0, ge=0)
@@ -251,7 +255,7 @@ class SapoSection(PolicySection):
     """SAPO (arXiv:2511.20347): a soft gate in place of the clip."""
 
     kind: Literal["sapo"] = "sapo"
-    gate: Annotated[str, _of("gate")] = "sapo"
+    gate: Annotated[str, part_of("gate")] = "sapo"
     beta: float = Field(0.0, ge=0)
 
 
@@ -260,8 +264,8 @@ class CispoSection(PolicySection):
     """CISPO (arXiv:2506.13585): bounded weights, but a gradient of every token."""
 
     kind: Literal["cispo"] = "cispo"
-    gate: Annotated[str, _of("gate")] = "cispo"
-    aggregate: Annotated[str, _of("aggregate")] = "token"
+    gate: Annotated[str, part_of("gate")] = "cispo"
+    aggregate: Annotated[str, part_of("aggregate")] = "token"
     epsilon_high: float | None = Field(5.0, ge=0)
     beta: float = Field(0.0, ge=0)
 
@@ -271,11 +275,11 @@ class RlooSection(PolicySection):
     """RLOO (arXiv:2402.14740): leave-one-out, an answer as one action, KL in the reward."""
 
     kind: Literal["rloo"] = "rloo"
-    advantage: Annotated[str, _of("advantage")] = "leave_one_out"
+    advantage: Annotated[str, part_of("advantage")] = "leave_one_out"
     scale_rewards: Scale = "none"
-    ratio: Annotated[str, _of("ratio")] = "trajectory"
+    ratio: Annotated[str, part_of("ratio")] = "trajectory"
     beta: float = Field(0.05, ge=0)
-    kl: Annotated[str, _of("kl")] = "k1"
+    kl: Annotated[str, part_of("kl")] = "k1"
     kl_in_reward: bool = True
 
 
@@ -284,9 +288,9 @@ class ReinforcePlusPlusSection(PolicySection):
     """REINFORCE++ with a baseline (arXiv:2501.03262): scaled over the batch, KL in the reward."""
 
     kind: Literal["reinforce_plus_plus"] = "reinforce_plus_plus"
-    advantage: Annotated[str, _of("advantage")] = "batch"
+    advantage: Annotated[str, part_of("advantage")] = "batch"
     scale_rewards: Scale = "batch"
-    aggregate: Annotated[str, _of("aggregate")] = "token"
+    aggregate: Annotated[str, part_of("aggregate")] = "token"
     beta: float = Field(0.01, ge=0)
-    kl: Annotated[str, _of("kl")] = "k1"
+    kl: Annotated[str, part_of("kl")] = "k1"
     kl_in_reward: bool = True

@@ -19,7 +19,8 @@ registry.register(
 )
 registry.register("reward", "code", "swift.rl.rewards.code:code")
 registry.register("reward", "judge", "swift.rl.rewards.judge:judge")
-registry.register("reward", "environment", "swift.rl.rewards.environment:environment")
+for _name in ("environment", "recorded"):  # what the episode itself brings
+    registry.register("reward", _name, "swift.rl.rewards.environment:environment")
 
 
 class RewardSection(Section):
@@ -27,13 +28,18 @@ class RewardSection(Section):
 
     funcs: Strings = []
     """Functions that judge: accuracy, number, format, react_format, cosine, repetition,
-    soft_overlong, regex, json_schema, code, judge, environment, or those of a plug-in."""
+    soft_overlong, regex, json_schema, code, judge, environment, recorded, or those of a plug-in.
+    Default: what the environment or the recorded rows say, where there are such."""
 
     weights: Numbers = []
     """The weight of each function, then of each reward model. Default: 1 each."""
 
     models: Strings = []
     """Reward models: checkpoints that classify a conversation with one number."""
+
+    environment: bool | None = None
+    """Add up what the environment gives, as one more reward behind the others. Default: where it is
+    a game (rollout.gym), or nothing else judges."""
 
     timeout_s: float = Field(60.0, gt=0)
     """Longest time that one function may take for a batch; later, nothing was judged."""
@@ -92,10 +98,7 @@ class RewardSection(Section):
     @model_validator(mode="after")
     def _check(self) -> RewardSection:
         path, why = "", ""
-        count = len(self.funcs) + len(self.models)
-        if self.weights and len(self.weights) != count:
-            path, why = "weights", f"{len(self.weights)} for {count} rewards; say one for each"
-        elif "soft_overlong" in self.funcs and self.soft_cache_length is None:
+        if "soft_overlong" in self.funcs and self.soft_cache_length is None:
             path, why = "soft_cache_length", "is needed by soft_overlong"
         elif "regex" in self.funcs and self.regex is None:
             path, why = "regex", "is needed by the reward regex"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift import registry
 from swift.config.section import Options, Section, Strings
 
 registry.register("environment", "gym", "swift.rl.environment:gym")
+registry.register("environment", "async_gym", "swift.rl.async_gym:async_gym")
 registry.register(
     "environment",
     "reasoning_gym",
@@ -41,8 +42,8 @@ class RolloutSection(Section):
     with a copy of the weights (colocate), or servers that swift rollout started (server). Default:
     live, with vllm colocate."""
 
-    num_generations: int = Field(8, ge=2)
-    """Answers to each prompt: a group."""
+    num_generations: int = Field(8, ge=1)
+    """Answers to each prompt: a group. Default with a critic: 1."""
 
     max_completion_length: int = Field(512, ge=1)
     """Longest answer in tokens; with several turns, of each."""
@@ -70,13 +71,22 @@ class RolloutSection(Section):
     """Answers generated at once on one device. Default: all of its own."""
 
     environment: str | None = None
-    """What reacts to answers: gym, reasoning_gym, or one of a plug-in. Default: nothing does."""
+    """What reacts to answers: gym, async_gym, reasoning_gym, or one of a plug-in. Default: nothing
+    does."""
 
     environment_settings: Options = {}
     """Settings of the environment, as JSON."""
 
+    gym: bool = False
+    """The environment is a game: there must be one, and what it gives is a reward beside those that
+    are named, unless reward.environment says otherwise."""
+
     max_turns: int = Field(8, ge=1)
     """Most answers of one episode, where an environment reacts."""
+
+    recorded: bool = False
+    """Learn from the answers and rewards that rows bring (completions and rewards, or reward
+    beside a conversation); no engine is asked."""
 
     log_completions: bool = False
     """Write every answer with its rewards and its advantage to completions.jsonl."""
@@ -158,3 +168,16 @@ class RolloutSection(Section):
         ports = self.server_port * (len(self.server_host) if len(self.server_port) == 1 else 1)
         pairs = zip(self.server_host, ports, strict=True)
         return [f"http://{host}:{port}" for host, port in pairs]
+
+    @field_validator("environment")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        known = registry.entries("environment")
+        if value is not None and value not in known:
+            why = (
+                f"{value!r} is not one of {', '.join(known)}; register it in the group environment "
+                "in a file of your own (--external_plugins)"
+            )
+            path = "rollout.environment"
+            raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return value

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift.config.alignment import DpoSection, RlhfSection
+from swift.config.chord import ChordSection
 from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
 from swift.config.engine import LmdeploySection, SglangSection, VllmSection
 from swift.config.infer import EngineSection, InferSection
@@ -15,8 +16,8 @@ from swift.config.inspect import InspectSection
 from swift.config.model import ModelSection, UsedModelSection
 from swift.config.optimizer import AdamWSection, CosineSection, OptimizerSection, ScheduleSection
 from swift.config.parallel import ParallelSection
-from swift.config.policy import PolicySection
 from swift.config.reward import RewardSection
+from swift.config.rewarded import answered_once, misfit
 from swift.config.rollout import RolloutSection
 from swift.config.section import Section, Strings, Variants, Word
 from swift.config.serve import ServeSection
@@ -110,24 +111,17 @@ class RlhfConfig(TrainingConfig):
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
     vllm: VllmSection = VllmSection()
+    chord: ChordSection = ChordSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        """A critic needs no group: each prompt is answered once, unless it is said otherwise."""
+        return answered_once(given)
 
     @model_validator(mode="after")
     def _check_rewards(self) -> RlhfConfig:
-        if not isinstance(self.rlhf, PolicySection):
-            return self
-        path, why = "", ""
-        steps, accumulation = self.rlhf.steps_per_generation, self.train.accumulation
-        if not self.reward.funcs and not self.reward.models:
-            path, why = "reward.funcs", "is needed: --reward_funcs accuracy"
-        elif self.data.streaming or self.data.cached:
-            path = "data.streaming" if self.data.streaming else "data.cached"
-            why = "prompts are read whole, as texts"
-        elif self.parallel.shard != "none":
-            path = "parallel.shard"
-            why = "the model answers while it learns, so each process holds all of it"
-        elif steps and steps % (accumulation or steps):
-            path = "rlhf.steps_per_generation"
-            why = f"{steps} is no multiple of gradient_accumulation_steps, {accumulation}"
+        path, why = misfit(self)
         if path:
             raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
         return self

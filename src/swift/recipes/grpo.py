@@ -12,6 +12,7 @@ from swift.parallel.mesh import open_mesh
 from swift.parallel.world import World
 from swift.rl import setup as rl
 from swift.rl.engines import answering
+from swift.rl.prompts import read_prompts
 from swift.train import setup
 from swift.train.folder import open_run
 from swift.train.learner import build_learner
@@ -39,7 +40,7 @@ def run(config: RlhfConfig, world: World, engine: Engine | None = None) -> Outco
     with open_mesh(world, config.parallel) as mesh, StopRequest() as stopping:
         session = open_session(config, mesh, log)
         renderer = renderer_for(session.base, config.model)
-        asked = rl.read_prompts(session, renderer)
+        asked = read_prompts(session, renderer)
         plan = rl.make_plan(session, asked)
         rl.announce(session, plan, asked)
         if config.dry_run:

@@ -38,6 +38,14 @@ class Answer:
     old: list[float] | None = None
     plain: list[float] | None = None
     reference: list[float] | None = None
+    values: list[float] | None = None  # of a critic
+    gains: list[float] | None = None  # the advantage of every token; None: that of the answer
+    returns: list[float] | None = None  # what the critic should have said
+
+    @property
+    def advantages(self) -> list[float]:
+        """That of every token."""
+        return [self.advantage] * self.length if self.gains is None else self.gains
 
     @property
     def length(self) -> int:
@@ -99,7 +107,7 @@ def _alike(numbered: tuple[int, tuple[Answer, float]]) -> object:
 
 def learned(answer: Answer, section: PolicySection) -> bool:
     """Whether anything is learned from it."""
-    if not answer.length or answer.finish == "failed":
+    if not answer.length or answer.finish in ("failed", "absent"):
         return False
     return not (section.overlong_filter and answer.finish == "length")
 
@@ -108,8 +116,10 @@ def weights_of(answer: Answer, section: PolicySection, most: int) -> tuple[float
     """What one token counts for, and what the answer counts for in the division.
 
     An answer that nothing is learned from counts like the others where answers count, and for
-    nothing where tokens do, as in TRL.
+    nothing where tokens do, as in TRL. One that is absent counts for nothing at all.
     """
+    if answer.finish == "absent":
+        return 0.0, 0.0
     length = answer.length if learned(answer, section) else 0
     token, whole = registry.load("aggregate", section.aggregate)(length, most)
     return (token if length else 0.0), whole

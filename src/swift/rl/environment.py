@@ -114,13 +114,22 @@ def gym(settings: Mapping[str, Any]) -> Environment:
         ConfigError: there is no such class.
     """
     rest = dict(settings)
-    place = str(rest.pop("make", ""))
+    make = made_by(str(rest.pop("make", "")))
+    return GymEnvironment(make(**rest))
+
+
+def made_by(place: str) -> Callable[..., Any]:
+    """A class by its place, ``package.module:Class``.
+
+    Raises:
+        ConfigError: there is none.
+    """
     module, _, name = place.partition(":")
     try:
-        make = getattr(importlib.import_module(module), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"--environment_settings: make is {place!r}, which cannot be had ({error}); write "
             '{"make": "package.module:Class"}'
         ) from None
-    return GymEnvironment(make(**rest))
+    return found

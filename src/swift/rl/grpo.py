@@ -20,12 +20,15 @@ import torch
 
 from swift import registry
 from swift.config.policy import PolicySection
+from swift.config.ppo import PpoSection
 from swift.data.batch import Batch
 from swift.data.sample import Sample
 from swift.errors import NoAnswers
 from swift.parallel.mesh import Mesh
 from swift.rl.advantage import advantages, total, without_signal
 from swift.rl.answers import Answer, samples_of, weights_of
+from swift.rl.chord import Experts, Mixed
+from swift.rl.gae import estimate
 from swift.rl.objective import PolicyBatch, joined, policy_batch
 from swift.rl.rollout import FAULTS as OF_ROLLOUT
 from swift.rl.rollout import seed_of
@@ -37,12 +40,13 @@ FAULTS = (*OF_ROLLOUT, *OF_REWARDS)
 
 @dataclass(frozen=True)
 class Scored:
-    """What policy and reference think of the learned tokens of a batch, without gradient."""
+    """What policy, reference and critic think of the learned tokens of a batch."""
 
     drawn: list[float]
     plain: list[float]
     entropy: list[float]
     reference: list[float] | None
+    values: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Rounds:
     mesh: Mesh
     seed: int
     record: Path | None = None  # completions.jsonl
+    experts: Experts | None = None
     step: int = 0  # the next step of the run
     answers: list[Answer] = field(default_factory=list)  # of the round under way
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -159,8 +164,8 @@ class Rounds:
 
     def _needs_scores(self) -> bool:
         """Whether the policy is asked before the first step."""
-        several = self.measures.together > 1
-        return several or self.section.beta > 0 or self.section.top_entropy_quantile < 1
+        asks = self.section.beta > 0 or self.section.critic
+        return self.measures.together > 1 or asks or self.section.top_entropy_quantile < 1
 
     def _score(self, answers: list[Answer]) -> None:
         """What policy and reference think of the answers, in the micro-batches of learning."""
@@ -173,13 +178,14 @@ class Rounds:
                 at = 0
                 for i in part:
                     span = slice(at, at + answers[i].length)
-                    columns = (seen.drawn, seen.plain, seen.reference)
+                    columns = (seen.drawn, seen.plain, seen.reference, seen.values)
                     mine[i] = [None if column is None else column[span] for column in columns]
                     entropies[i] = seen.entropy[span]
                     at = span.stop
         for part_of in self.mesh.gather(mine):
-            for i, (old, plain, reference) in part_of.items():
-                answers[i].old, answers[i].plain, answers[i].reference = old, plain, reference
+            for i, (old, plain, reference, values) in part_of.items():
+                answers[i].old, answers[i].plain = old, plain
+                answers[i].reference, answers[i].values = reference, values
         if self.section.top_entropy_quantile < 1:
             merged = {i: x for part in self.mesh.gather(entropies) for i, x in part.items()}
             self._keep(answers, merged)
@@ -196,6 +202,9 @@ class Rounds:
 
     def _judge(self, groups: list[list[Answer]]) -> None:
         """Make advantages of rewards."""
+        if isinstance(self.section, PpoSection):
+            estimate([a for group in groups for a in group], self.weights, self.section)
+            return
         rewards = [[answer.rewards for answer in group] for group in groups]
         rewards_GKF = torch.tensor(rewards, dtype=torch.float64)
         penalty_GK = None
@@ -230,21 +239,29 @@ class Rounds:
         size = len(self.answers) // self.measures.steps
         whole_step = self.answers[step * size : (step + 1) * size]
         # where nothing at all is learned, the loop must not divide by nothing
-        spare = 0.0 if any(self._weights(answer)[1] for answer in whole_step) else 1.0
-        for number, part in enumerate(self._parts(step)):
+        whole = sum(self._weights(answer)[1] for answer in whole_step)
+        spare, parts = 0.0 if whole else 1.0, self._parts(step)
+        world = self.mesh.world
+        count = whole + spare * len(parts) * world.size
+        mixed: list[Mixed | None] = [None] * len(parts)
+        if self.experts is not None:
+            mixed = [*self.experts.of_step(self.step, world.rank, count)]
+        for number, part in enumerate(parts):
             answers = [self.answers[i] for i in part]
             pairs = [self._weights(answer) for answer in answers]
             batch = self.lay(samples_of(answers, [token for token, _ in pairs]))
             used = [a for a, (w, _) in zip(answers, pairs, strict=True) if w]
             weight = sum(whole for _, whole in pairs) + spare
-            made.append(self._batch(batch, used, weight, number == 0))
+            made.append(self._batch(batch, used, weight, number == 0, mixed[number]))
         self.metrics = {}
         return made
 
     def _weights(self, answer: Answer) -> tuple[float, float]:
         return weights_of(answer, self.section, self.measures.most)
 
-    def _batch(self, plain: Batch, used: list[Answer], weight: float, reports: bool) -> PolicyBatch:
+    def _batch(
+        self, plain: Batch, used: list[Answer], weight: float, reports: bool, mixed: Mixed | None
+    ) -> PolicyBatch:
         """A laid micro-batch with the columns of the answers that are learned from."""
         main = self.mesh.world.is_main
         several = self.measures.together > 1
@@ -252,13 +269,16 @@ class Rounds:
         return policy_batch(
             plain,
             weight,
-            advantage_N=joined([[a.advantage] * a.length for a in used]),
+            advantage_N=joined([a.advantages for a in used]),
             engine_N=joined([a.engine for a in used]),
             engine_drawn_N=joined([a.drawn for a in used]),
             old_N=joined([a.old for a in used]) if several else None,
             plain_N=joined([a.plain for a in used]) if several else None,
             reference_drawn_N=joined([a.reference for a in used]) if self._in_loss() else None,
             keep_N=joined([a.keep for a in used]) if self._masks() else None,
+            value_N=joined([a.values for a in used]) if self.section.critic else None,
+            return_N=joined([a.returns for a in used]) if self.section.critic else None,
+            mixed=mixed,
             metrics=metrics if reports else {},
         )
 
@@ -276,7 +296,7 @@ class Rounds:
 
     def _report(self, groups: list[list[Answer]], resampled: int) -> dict[str, tuple[float, float]]:
         """Metrics of a round: each a sum, and what divides it."""
-        answers = [answer for group in groups for answer in group]
+        answers = [answer for group in groups for answer in group if answer.finish != "absent"]
         rewards_GKF = torch.tensor(
             [[answer.rewards for answer in group] for group in groups], dtype=torch.float64
         )
@@ -294,6 +314,9 @@ class Rounds:
             "staleness": (float(self.supply.staleness), 1.0),
             "cut_off": (float(sum(answer.finish == "length" for answer in answers)), count),
         }
+        if self.section.kl_in_reward and self.section.beta:
+            tokens = float(sum(answer.length for answer in answers))
+            found["kl"] = (sum(self._distance(answer) for answer in answers), tokens)
         for column, name in enumerate(self.supply.judges.functions):
             values = [a.rewards[column] for a in answers if not math.isnan(a.rewards[column])]
             found[f"reward/{name}"] = (sum(values), float(len(values)))
@@ -307,6 +330,8 @@ class Rounds:
         names = list(self.supply.judges.functions)
         with self.record.open("a", encoding="utf-8") as file:
             for answer in (answer for group in groups for answer in group):
+                if answer.finish == "absent":
+                    continue
                 values = [None if math.isnan(x) else x for x in answer.rewards]
                 line = {
                     "step": self.step + 1, "place": answer.place, "completion": answer.text,

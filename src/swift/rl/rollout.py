@@ -29,6 +29,7 @@ class Question:
     asked: Conversation
     columns: Mapping[str, Any]
     place: str  # "sums.jsonl:17"
+    number: int = 0  # of the answer that is wanted, of several
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Episode:
     drawn: list[float] = field(default_factory=list)  # the same of what was drawn from
     turns: int = 0
     text: str | None = None  # the last answer as it was written, thinking and all; None: none
-    finish: str = ""  # stop, length, context, turns, failed; "": under way
+    finish: str = ""  # stop, length, context, turns, failed, absent; "": under way
     reward: float | None = None  # of the environment
     scored: bool = True  # whether the engine gave log-probabilities
     exact: bool = True  # whether it gave those of what was drawn from

@@ -116,14 +116,15 @@ async def _wait(found: Awaitable[Any]) -> Any:
     return await found
 
 
-def find(section: RewardSection) -> dict[str, Reward]:
-    """The registered functions that a run names; those that want settings have them.
+def find(section: RewardSection, names: Sequence[str] | None = None) -> dict[str, Reward]:
+    """The registered functions that a section names, or those of ``names``; those that want
+    settings have them.
 
     Raises:
         MissingExtra: one needs a package that is absent.
     """
     found: dict[str, Reward] = {}
-    for name in section.funcs:
+    for name in section.funcs if names is None else names:
         function = registry.load("reward", name)
         if "settings" in inspect.signature(function).parameters:
             function = functools.partial(function, settings=section)

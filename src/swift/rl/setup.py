@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,137 +18,55 @@ from swift import registry
 from swift.chat.load import load_renderer
 from swift.chat.render import Renderer
 from swift.config.policy import PolicySection
-from swift.config.reward import RewardSection
+from swift.config.ppo import PpoSection
+from swift.config.rewarded import brought_rewards
 from swift.config.rollout import RolloutSection
 from swift.config.runs import RlhfConfig
 from swift.data.batch import Batch
-from swift.data.encode import EncodeSettings, read_row
-from swift.data.formats.form import formats
-from swift.data.formats.meaning import Prompt, kind_of
-from swift.data.ledger import Ledger
 from swift.data.prepare import Prepared
 from swift.data.sample import Samples
-from swift.data.source import open_sources, read
 from swift.data.stream import Order
 from swift.errors import DataError, EngineLost, NoAnswers
-from swift.hub.locate import locate_dataset, locate_model
+from swift.hub.locate import locate_model
 from swift.losses.drawn import Draw
 from swift.models.attention import Layout
 from swift.models.heads import Head
 from swift.models.load import dtype_name
 from swift.rl import score
+from swift.rl.chord import read_experts
+from swift.rl.critic import critic_of
 from swift.rl.engines import Answering, computing
 from swift.rl.evaluation import Evaluation
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
+from swift.rl.prompts import Asked
+from swift.rl.recorded import Recorded
 from swift.rl.rewards.model import RewardModel
-from swift.rl.rollout import Question, Rollout, check_prompts
+from swift.rl.rollout import Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.rl.supply import Supply
 from swift.train import setup
 from swift.train.checkpoint import Keeper
 from swift.train.learner import Build, Learner
 from swift.train.loop import Job
-from swift.train.plan import budget_of, learning_rate_of, max_length_of, shape_of, steps_of
+from swift.train.plan import budget_of, learning_rate_of, shape_of, steps_of
 from swift.train.reference import reference_of
 from swift.train.session import Plan, Session
 from swift.train.state import TrainState
 from swift.tune.tuned import Tuned
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The prompts of a run."""
-
-    questions: list[Question]
-    lengths: list[int]  # of the prompts, in tokens
-    ledger: Ledger
-    held: list[Question] = field(default_factory=list)  # to evaluate on
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal prompts in equal order."""
-        digest = hashlib.sha256()
-        for question, length in zip(self.questions, self.lengths, strict=True):
-            digest.update(f"{question.place}:{length}:{question.asked.messages}".encode())
-        return digest.hexdigest()
-
-
-def read_prompts(session: Session, renderer: Renderer) -> Asked:
-    """Read the rows; those whose prompt is longer than max_length are dropped and counted.
-
-    Raises:
-        DataError: no row can be used.
-    """
-    section = session.config.data
-    asked = _read(session, renderer, section.train, "--dataset")
-    if section.val:
-        apart = _read(session, renderer, section.val, "--val_dataset")
-        asked.ledger.add(apart.ledger)
-        held = apart.questions
-    else:
-        asked, held = _apart(asked, section.split, section.seed)
-    for text in asked.ledger.losses():
-        session.log(text)
-    return replace(asked, held=held)
-
-
-def _apart(asked: Asked, split: float, seed: int) -> tuple[Asked, list[Question]]:
-    """Prompts to learn from, and the share of them to evaluate on."""
-    if not split:
-        return asked, []
-    order = np.random.default_rng(seed).permutation(len(asked.questions))
-    count = max(1, round(len(order) * split))
-    if count == len(order):
-        raise DataError(f"--split_dataset_ratio {split} leaves nothing to learn from")
-    stay, out = np.sort(order[count:]), np.sort(order[:count])
-    kept = [asked.questions[i] for i in stay], [asked.lengths[i] for i in stay]
-    return Asked(*kept, asked.ledger), [asked.questions[i] for i in out]
-
-
-def _read(session: Session, renderer: Renderer, names: Sequence[str], flag: str) -> Asked:
-    config, section = session.config, session.config.data
-    settings = EncodeSettings.of("prompt", section, config.external_plugins)
-    most = max_length_of(config, session.base)
-    known, asked = formats("prompt"), Asked([], [], Ledger())
-    with session.mesh.main_first():
-        locate = partial(locate_dataset, hub=config.model.hub, say=session.log)
-        sources = open_sources(list(names), locate)
-    for block in read(sources, section.seed):
-        account = asked.ledger.account(block.source.name)
-        for line, raw in zip(block.lines, block.rows, strict=True):
-            account.rows += 1
-            place = block.source.place(line)
-            try:
-                meaning = read_row(raw, settings, known, block.source.path.parent)
-                if not isinstance(meaning, Prompt):
-                    raise DataError(f"a {kind_of(meaning)} is no prompt")
-                said = meaning.conversation
-                tokens = renderer.prompt(said.messages, said.tools, said.template_kwargs)
-            except (DataError, RecursionError) as error:
-                if section.strict:
-                    raise DataError(f"{place}: {error}") from None
-                account.fail(place, str(error))
-                continue
-            if len(tokens) > most:
-                account.dropped["too long"] += 1
-                account.note(f"{place}: too long")
-                continue
-            account.kept += 1
-            asked.questions.append(Question(said, meaning.extra, place))
-            asked.lengths.append(len(tokens))
-    if not asked.questions:
-        raise DataError(f"{flag}: no row is a prompt that can be used")
-    return asked
-
-
 def make_plan(session: Session, asked: Asked) -> Plan:
-    """Cut the run into steps; an epoch answers every prompt ``num_generations`` times."""
+    """Cut the run into steps; an epoch answers every prompt ``num_generations`` times, and learns
+    from each answer ``num_iterations`` times.
+    """
     config, processes = rl_config(session), session.mesh.world.size
-    k, longest = config.rollout.num_generations, config.rollout.max_completion_length
+    assert isinstance(config.rlhf, PolicySection)
+    times = config.rollout.num_generations * config.rlhf.num_iterations
+    longest = asked.longest_told or config.rollout.max_completion_length
     size = config.train.batch_size
     accumulation = config.train.accumulation or max(1, math.ceil(16 / (size * processes)))
-    lengths = np.repeat(np.array(asked.lengths) + longest, k)
+    lengths = np.repeat(np.array(asked.lengths) + longest, times)
     order = Order([[i] for i in range(len(lengths))], size, accumulation, processes)
     shape = shape_of(config, session.base, session.compute)
     most, device = int(lengths.max()), session.mesh.device
@@ -175,7 +92,7 @@ def announce(session: Session, plan: Plan, asked: Asked) -> None:
         f"{config.rlhf.kind}: {answers // k} prompts x {k} answers a generation, learned from in "
         f"{measures.steps * measures.iterations} steps; {plan.steps:,} steps"
     )
-    rewards = [*config.reward.funcs, *config.reward.models]
+    rewards = [*config.reward.funcs, *config.reward.models, *brought_rewards(config)]
     weights = config.reward.weights or [1.0] * len(rewards)
     pairs = zip(weights, rewards, strict=True)
     session.log("rewards: " + " + ".join(f"{weight:g} x {name}" for weight, name in pairs))
@@ -200,7 +117,8 @@ def measures_of(config: RlhfConfig, order: Order) -> Measures:
     """
     section = config.rlhf
     assert isinstance(section, PolicySection)
-    micro = section.steps_per_generation or order.accumulation
+    dealt = section.num_mini_batches if isinstance(section, PpoSection) else 1
+    micro = section.steps_per_generation or order.accumulation * dealt
     if micro % order.accumulation:
         raise DataError(
             f"--steps_per_generation: {micro} is no multiple of the {order.accumulation} "
@@ -235,7 +153,11 @@ def objective(
         return read_drawn(model, head, batch, draw).drawn
 
     reference = reference_of(session, section, tuned, layout, as_drawn)
-    return PolicyObjective(section, draw, tuned.model, reference)
+    critic = None
+    if isinstance(section, PpoSection):
+        critic = critic_of(session, section, tuned, layout)
+    phi = rl_config(session).chord.phi
+    return PolicyObjective(section, draw, tuned.model, reference, critic, phi=phi)
 
 
 def build(section: PolicySection) -> Build:
@@ -260,17 +182,14 @@ def make_rounds(
     """The rounds of a run."""
     config, mesh = rl_config(session), session.mesh
     assert isinstance(config.rlhf, PolicySection)
-    check_prompts(source.engine, asked.questions, renderer)
-    name, settings = config.rollout.environment, config.rollout.environment_settings
-    make = None if name is None else partial(registry.load("environment", name), settings)
-    judges, weights = find_judges(session, config.reward, config.rollout)
+    judges, weights = find_judges(session, config)
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
     measures = measures_of(config, plan.order)
     data = config.data
     return Rounds(
         supply=Supply(
-            Rollout(source.engine, renderer, config.rollout, make), judges, asked.questions,
+            make_rollout(source, config, asked, renderer), judges, asked.questions,
             Order(range(len(asked.questions)), shuffle=data.shuffle, seed=data.seed),
             measures.generations, mesh, config.train.seed, source.give, source.rest, source.ahead,
         ),
@@ -282,23 +201,37 @@ def make_rounds(
         mesh=mesh,
         seed=config.train.seed,
         record=folder / "completions.jsonl" if config.rollout.log_completions else None,
+        experts=read_experts(session, config.chord, renderer, plan.order, learner.collate),
     )  # fmt: skip
+
+
+def make_rollout(
+    source: Answering, config: RlhfConfig, asked: Asked, renderer: Renderer
+) -> Rollout | Recorded:
+    """What answers: an engine; or the rows, where they do."""
+    if asked.told:
+        return Recorded(renderer, asked.told)
+    check_prompts(source.engine, asked.questions, renderer)
+    name, settings = config.rollout.environment, config.rollout.environment_settings
+    make = None if name is None else partial(registry.load("environment", name), settings)
+    return Rollout(source.engine, renderer, config.rollout, make)
 
 
 def ask(session: Session, module: PolicyObjective, section: PolicySection, batch: Batch) -> Scored:
     """What policy and reference think of the learned tokens of a batch."""
     batch = batch.to(session.mesh.device)
     with computing(session, module):
-        seen = module.read(batch)
+        seen, value_N = module.read(batch)
         reference = None if section.reference_free else module.reference(batch).tolist()
-    return Scored(seen.drawn.tolist(), seen.plain.tolist(), seen.entropy.tolist(), reference)
+    values = None if value_N is None else value_N.tolist()
+    return Scored(
+        seen.drawn.tolist(), seen.plain.tolist(), seen.entropy.tolist(), reference, values
+    )
 
 
-def find_judges(
-    session: Session, section: RewardSection, drawn: RolloutSection
-) -> tuple[Judges, list[float]]:
+def find_judges(session: Session, config: RlhfConfig) -> tuple[Judges, list[float]]:
     """The reward functions and reward models of a run, and their weights."""
-    longest = drawn.max_completion_length
+    section, longest = config.reward, config.rollout.max_completion_length
     filled = section.model_copy(
         update={
             "cosine_max_len": section.cosine_max_len or longest,
@@ -308,11 +241,12 @@ def find_judges(
     found = score.find(filled)
     for path in section.models:
         with session.mesh.main_first():
-            hub = session.config.model.hub
+            hub = config.model.hub
             folder = locate_model(path, revision=None, hub=hub, dtype="float32", say=session.log)
         found[f"model {Path(path).name}"] = RewardModel(
             folder, load_renderer(folder), session.mesh.device
         )
+    found |= score.find(filled, brought_rewards(config))
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)
 
 
@@ -324,10 +258,11 @@ def evaluating(session: Session, job: Job, rounds: Rounds, asked: Asked) -> Job:
         return job
     if "best_metric" not in section.model_fields_set:
         section = section.model_copy(update={"best_metric": "reward"})
-    drawn, m = config.rollout, rounds.measures
+    drawn, m, live = config.rollout, rounds.measures, rounds.supply.rollout
+    assert isinstance(live, Rollout)
     size = drawn.batch_size or m.answers(1)  # as many at once as in a round
     changes = {"temperature": drawn.eval_temperature, "batch_size": size}
-    rollout = replace(rounds.supply.rollout, section=drawn.model_copy(update=changes))
+    rollout = replace(live, section=drawn.model_copy(update=changes))
     measure = Evaluation(rounds.supply, rollout, asked.held, rounds.weights)
     return replace(job, section=section, measure=measure)
 
@@ -346,7 +281,12 @@ def make_keeper(
         "steps of a generation": rounds.measures.steps,
         "num_iterations": rounds.measures.iterations,
     }
-    return replace(kept, order=order, flow=rounds)
+    if rounds.experts is not None:
+        order["experts"] = rounds.experts.samples.fingerprint
+    module = learner.spread.module
+    assert isinstance(module, PolicyObjective)
+    beside = {} if module.critic is None else {"critic": module.critic}
+    return replace(kept, order=order, flow=rounds, beside=beside)
 
 
 @contextlib.contextmanager

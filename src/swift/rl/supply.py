@@ -11,7 +11,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from swift.data.stream import Order
 from swift.errors import EngineLost, OtherWeights, SwiftError
 from swift.parallel.mesh import Mesh
 from swift.rl.answers import Answer, answer_of
+from swift.rl.recorded import Recorded
 from swift.rl.rollout import Episode, Question, Rollout, seed_of
 from swift.rl.score import Judges
 from swift.rl.watch import Watch
@@ -51,7 +52,7 @@ class Coming:
 class Supply:
     """Draws prompts, has them answered and judged; every process does its share."""
 
-    rollout: Rollout
+    rollout: Rollout | Recorded
     judges: Judges
     questions: Sequence[Question]
     order: Order  # of the questions
@@ -193,7 +194,7 @@ class Supply:
     def _work(self, prompts: range) -> Callable[[], Made]:
         """What answers these prompts, each several times."""
         seeded = [
-            (self._question(number), seed_of(self.seed, number, i))
+            (replace(self._question(number), number=i), seed_of(self.seed, number, i))
             for number in prompts
             for i in range(self.generations)
         ]
@@ -203,7 +204,7 @@ class Supply:
         epoch, place = divmod(number, len(self.questions))
         return self.questions[int(self.order.sequence(epoch)[place])]
 
-    def _make(self, rollout: Rollout, seeded: Sequence[tuple[Question, int]]) -> Made:
+    def _make(self, rollout: Rollout | Recorded, seeded: Sequence[tuple[Question, int]]) -> Made:
         """This process's share of the answers; no other process is talked to."""
         mine = seeded[self.mesh.world.rank :: self.mesh.world.size]
         with self._engine:
@@ -257,7 +258,7 @@ class Supply:
         columns["messages"] = [episode.question.asked.messages for episode in episodes]
         columns["questions"] = [str(m[-1].content) for m in columns["messages"]]
         columns["environment_reward"] = [episode.reward for episode in episodes]
-        texts = [None if e.finish == "failed" else e.text for e in episodes]
+        texts = [None if e.finish in ("failed", "absent") else e.text for e in episodes]
         return self.judges(texts, columns)
 
 

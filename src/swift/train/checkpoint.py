@@ -13,8 +13,8 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
+from safetensors.torch import load_model as load_module
 from safetensors.torch import save_file
+from safetensors.torch import save_model as save_module
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -71,6 +73,7 @@ class Keeper:
     keep: int | None
     only_model: bool
     flow: Course | None = None
+    beside: Mapping[str, nn.Module] = field(default_factory=dict)  # learn too, and are not served
 
     def save(self, state: TrainState) -> None:
         """Write ``checkpoint-<step>`` and remove old ones.
@@ -123,6 +126,8 @@ class Keeper:
         torch.save(_random_state(), inner / f"random-{self.mesh.world.rank}.pt")
         course = self.flow.as_dict() if self.flow else None  # its processes may have to confer
         if self.mesh.world.is_main:
+            for name, module in self.beside.items():
+                save_module(module, str(inner / f"{name}.safetensors"))
             record = {"state": state.as_dict(), "order": self.order}
             if course:
                 record["flow"] = course
@@ -188,12 +193,21 @@ class Keeper:
                 f"{checkpoint}: the optimizer's state is damaged: {error}"
             ) from None
         set_optimizer_state_dict(self.module, self.optimizer, optim_state_dict=loaded["optimizer"])
+        for name, module in self.beside.items():
+            _read_beside(module, inner / f"{name}.safetensors")
         mine = inner / f"random-{self.mesh.world.rank}.pt"
         if mine.exists():
             _set_random_state(torch.load(mine, weights_only=False))
         if self.flow:
             self.flow.go_on(record["flow"])
         return TrainState(**record["state"])
+
+
+def _read_beside(module: nn.Module, file: Path) -> None:
+    try:
+        load_module(module, file)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is absent or damaged: {error}") from None
 
 
 def checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:

@@ -1,0 +1,82 @@
+"""What a token is worth: a value head on the policy's hidden states, or a model of its own.
+
+A critic learns with the policy and is kept in its checkpoints beside what the run needs
+(``trainer/critic.safetensors``), apart from the weights that are served.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from swift.config.ppo import PpoSection
+from swift.data.batch import Batch
+from swift.errors import ConfigError
+from swift.hub.locate import locate_model
+from swift.models.anatomy import output_head, text_config, vocabulary
+from swift.models.attention import Layout, choose_layout, run_body
+from swift.models.load import load_model
+from swift.train.session import Session
+from swift.tune.tuned import Tuned
+
+
+class ValueHead(nn.Module):
+    """One number for a hidden state, in float32; 0 for all at the start."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, device=device, dtype=torch.float32)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, batch: Batch, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Values (N,) of the states in which the learned tokens of a batch were chosen."""
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            value_N: torch.Tensor = self.score(hidden_ND.float())[:, 0]
+        return value_N
+
+
+class ValueModel(nn.Module):
+    """A model with a single output, which reads what the policy reads."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """As of :class:`ValueHead`; the hidden states of the policy are not used."""
+        own_ND = run_body(self.model, batch).flatten(0, 1)[batch.learned_N]
+        value_N: torch.Tensor = output_head(self.model)(own_ND)[:, 0]
+        return value_N.float()
+
+
+def critic_of(session: Session, section: PpoSection, tuned: Tuned, layout: Layout) -> nn.Module:
+    """The critic of a run.
+
+    Raises:
+        ConfigError: the value model reads other tokens, or reads them in another way.
+    """
+    device = session.mesh.device
+    if section.value_model is None:
+        return ValueHead(text_config(tuned.model).hidden_size, device)
+    config = session.config.model
+    with session.mesh.main_first():
+        folder = locate_model(
+            section.value_model, hub=config.hub, dtype="float32", say=session.log,
+            code=config.trust_remote_code,
+        )  # fmt: skip
+    model = load_model(
+        folder, torch.float32, device=device, trust_remote_code=config.trust_remote_code, scores=1
+    )
+    if vocabulary(model) != vocabulary(tuned.model):
+        raise ConfigError(
+            f"--value_model: its vocabulary has {vocabulary(model)} tokens, the model's "
+            f"{vocabulary(tuned.model)}; a critic reads the same tokens"
+        )
+    if choose_layout(model, layout.attention) != layout:
+        raise ConfigError(
+            f"--value_model: {type(model).__name__} cannot read samples as the model does "
+            f"({layout.attention}); use a critic of the same architecture, or leave it out"
+        )
+    return ValueModel(model)
