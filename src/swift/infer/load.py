@@ -34,7 +34,7 @@ from swift.tune.lora import load_adapter
 MEDIA = ("max_pixels", "min_pixels", "fps", "max_frames", "min_frames", "sampling_rate")
 """Settings that decide what a model gets of media."""
 
-_KEPT = 0.2  # of the cache, for prompts that others begin like
+_KEPT = 0.1  # of the cache, for prompts that others begin like
 
 
 @dataclass(frozen=True)

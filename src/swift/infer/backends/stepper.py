@@ -142,7 +142,8 @@ class Stepper:
         """
         keys = prompt.layers()
         if self._window is None:
-            self._window = Window(len(keys), *self._sizes)
+            unseen = int(self._device.type == "cpu")
+            self._window = Window(len(keys), *self._sizes, unseen)
         try:
             self._window.join(keys, copies)
         except BaseException:  # memory, say: some layers may have moved, others not

@@ -4,8 +4,8 @@ Rows are aligned at the right: the newest token of every row stands in the same 
 left of a row's first token is masked, as in a left-padded batch. So every architecture that can
 generate from left-padded batches can be run, each with its own masks. A step writes one column in
 place; a row that leaves is replaced by the last one; the buffers move only when they are full.
-One more column that no row sees lies at the left: without a mask, transformers (5.23) lets torch's
-kernel for CPUs repeat the keys, which takes four times as long in bfloat16.
+On a CPU one more column that no row sees lies at the left: without a mask, transformers (5.23) lets
+torch's kernel repeat the keys, which takes four times as long in bfloat16.
 
 Axes: B rows, H heads, C columns, D head size.
 """
@@ -19,7 +19,6 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 SLACK = 256  # columns to grow into, where it is not known how many there will be
-_UNSEEN = 1  # columns at the left that no row sees
 
 Keys = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of one layer, (1, H, T, D)."""
@@ -65,15 +64,17 @@ class _Layer(CacheLayerMixin):
 class Window:
     """The cache of a batch whose rows come and go."""
 
-    def __init__(self, layers: int, rows: int = 1, grow: int = SLACK) -> None:
-        """Begin with none.
+    def __init__(self, layers: int, rows: int = 1, grow: int = SLACK, unseen: int = 0) -> None:
+        """Begin empty.
 
         Args:
             layers: of the model.
             rows: that there will be at least, where that is known.
             grow: columns to grow into before everything is copied once more.
+            unseen: columns at the left that no row sees.
         """
-        self.rows, self._least, self._grow = 0, rows, grow
+        self._least, self._grow, self._unseen = rows, grow, unseen
+        self.rows = 0
         self.left = self.right = 0  # live columns, of the buffers
         self.lengths: list[int] = []  # tokens of each row
         self._layers = [_Layer(self) for _ in range(layers)]
@@ -103,7 +104,7 @@ class Window:
             layer.values[self.rows : rows, :, place] = values
         self.rows = rows
         self.lengths += [length] * copies
-        self.left = self.right - self.width - _UNSEEN
+        self.left = self.right - self.width - self._unseen
 
     def leave(self, row: int) -> None:
         """Take a row away; the last row takes its number."""
@@ -117,7 +118,7 @@ class Window:
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
         self.rows = last
-        self.left = self.right - self.width - _UNSEEN
+        self.left = self.right - self.width - self._unseen
 
     def ready(self) -> None:
         """Make room for the column of the next step."""
@@ -129,11 +130,11 @@ class Window:
         """Every row has one more token: a step has written its column."""
         self.right += 1
         self.lengths = [length + 1 for length in self.lengths]
-        self.left = self.right - self.width - _UNSEEN
+        self.left = self.right - self.width - self._unseen
 
     def mask(self, device: torch.device) -> torch.Tensor:
         """What each row sees in the next step: 1 for its tokens, (B, live columns + 1)."""
-        width = self.width + _UNSEEN + 1
+        width = self.width + self._unseen + 1
         first = torch.tensor([width - length - 1 for length in self.lengths])
         return (torch.arange(width)[None] >= first[:, None]).long().to(device)
 
@@ -141,12 +142,12 @@ class Window:
         keys = self._layers[0].keys
         if keys is None:
             return False
-        long = length + _UNSEEN <= self.right
+        long = length + self._unseen <= self.right
         return rows <= keys.shape[0] and long and self.right + 1 <= keys.shape[2]
 
     def _move(self, height: int, width: int, like: Sequence[Keys]) -> None:
         """Into new buffers of the format of ``like``: live columns only, with room to go on."""
-        right = width + _UNSEEN + self._grow
+        right = width + self._unseen + self._grow
         old = slice(self.left, self.right)
         new = slice(right - (self.right - self.left), right)
         for layer, formats in zip(self._layers, like, strict=True):
