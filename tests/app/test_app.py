@@ -359,7 +359,8 @@ def test_an_error_is_told_in_the_servers_words_and_nothing_is_lost(
     user.page.locator("#lane-0 .bot-row", has_text="Better.").wait_for()
     user.page.wait_for_selector("#box [data-testid=submit-button]")
     user.rewrite(0, "Hello again")
-    user.page.locator("#lane-0 .user-row", has_text="Hello again").wait_for()
+    user.page.locator("#lane-0 .user-row").nth(1).wait_for(state="detached")
+    user.page.locator("#lane-0 .bot-row", has_text="Better.").wait_for()
     user.page.wait_for_selector("#box [data-testid=submit-button]")
     messages = json.loads(user.download())["messages"]
     assert [one["content"] for one in messages] == ["Hello again", "Better."]
