@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,3 +125,18 @@ class User:
     def close(self) -> None:
         self._context.close()
         assert self.wrong == []
+
+
+Open = Callable[..., User]
+
+
+def opener(browser: Any, address: str) -> Iterator[Open]:
+    users: list[User] = []
+
+    def open_(**context: Any) -> User:
+        users.append(User(browser, address, **context))
+        return users[-1]
+
+    yield open_
+    for user in users:
+        user.close()

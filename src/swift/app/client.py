@@ -22,12 +22,10 @@ class Model:
 
     Attributes:
         takes: the kinds of media; None: the server does not say.
-        context: most tokens of prompt and answer; None: it does not say.
     """
 
     name: str
     takes: tuple[str, ...] | None = None
-    context: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def _event(data: str) -> dict[str, Any]:
 def _model(one: Mapping[str, Any]) -> Model:
     takes = one.get("input_modalities")
     known = tuple(kind for kind in takes if kind != "text") if takes is not None else None
-    return Model(str(one["id"]), known, one.get("max_model_len"))
+    return Model(str(one["id"]), known)
 
 
 async def _accepted(answer: httpx.Response) -> httpx.Response:

@@ -21,7 +21,7 @@ class Place:
     """What a shown message stands for: a part of a turn."""
 
     turn: int
-    part: str  # question, thinking, call, answer, error
+    part: str  # question, thinking, answer, call, error, note
 
 
 @dataclass(frozen=True)
