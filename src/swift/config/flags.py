@@ -314,7 +314,9 @@ FLAGS: dict[str, Flag] = {
     "engine_python": _flag("infer.engine_python"),
     "base_url": _flag("infer.base_url"),
     "max_model_len": _flag("infer.max_model_len"),
-    "vllm_max_model_len": Flag(("infer.max_model_len", "rollout.max_model_len"), _keep, True),
+    "vllm_max_model_len": Flag(
+        ("infer.max_model_len", "rollout.max_model_len"), lambda value: value, alias=True
+    ),
     "sglang_context_length": _alias("infer.max_model_len"),
     "lmdeploy_session_len": _alias("infer.max_model_len"),
     "sglang_tp_size": _flag("sglang.tp_size"),
