@@ -87,6 +87,7 @@ def same(a: Path, b: Path, bound: float = 1e-6) -> None:
                 assert other[name] == pytest.approx(value, abs=bound, rel=bound), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", [FULL, LORA], ids=["full", "lora"])
 def test_every_engine_gives_the_run_of_the_live_one(
     checkpoint: Path, place: Path, words: list[Any], tuner: list[Any]
