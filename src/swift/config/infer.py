@@ -15,8 +15,8 @@ class EngineSection(Section):
     """How answers are generated."""
 
     backend: _Engine = "transformers"
-    """The engine: transformers or vLLM in this process, or a server of vLLM, SGLang or LMDeploy that
-    is started and ended."""
+    """The engine: transformers or vLLM in this process, or a server of vLLM, SGLang or LMDeploy
+    that is started and ended."""
 
     engine_python: Word | None = None
     """Python of the environment that the engine is installed in; vLLM is a server then. Default:
