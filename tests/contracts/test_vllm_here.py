@@ -221,7 +221,7 @@ def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:
     model = tmp_path / "model"
     config = save_tiny("idefics3", model).config  # vLLM's LLaVA and others need torchvision
     sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
-    config.text_config.update(sizes)
+    config.text_config.update({**sizes, "max_position_embeddings": 512})
     torch.manual_seed(0)
     auto_class(config).from_config(config, dtype=torch.float32).save_pretrained(model)
     renderer = load_renderer(model)

@@ -15,11 +15,12 @@ class EngineSection(Section):
     """How answers are generated."""
 
     backend: _Engine = "transformers"
-    """The engine: transformers in this process, or a server of vLLM, SGLang or LMDeploy that is
-    started and ended."""
+    """The engine: transformers or vLLM in this process, or a server of vLLM, SGLang or LMDeploy
+    that is started and ended."""
 
     engine_python: Word | None = None
-    """Python of the environment that the engine is installed in. Default: this one."""
+    """Python of the environment that the engine is installed in; vLLM is a server then. Default:
+    this one."""
 
     max_model_len: int | None = Field(None, ge=1)
     """Most tokens of prompt and answer together. Default: what the model was made for."""
@@ -75,8 +76,8 @@ class InferSection(EngineSection):
     """How answers are generated, here or by a server that is there."""
 
     backend: Literal[_Engine, "http"] = "transformers"  # type: ignore[assignment]
-    """The engine: transformers in this process, a server of vLLM, SGLang or LMDeploy that is
-    started and ended, or any OpenAI-compatible server (http)."""
+    """The engine: transformers or vLLM in this process, a server of vLLM, SGLang or LMDeploy that
+    is started and ended, or any OpenAI-compatible server (http)."""
 
     base_url: Word | None = None
     """Where the server is (backend http), such as http://127.0.0.1:8000/v1; with sglang and
