@@ -32,7 +32,7 @@ def test_unseen_sums_are_right_more_often(tmp_path: Path, kind: str) -> None:
     unseen, warm, learn = data[:500], data[500:1500], data[1500:]
     sums.warm_model(tmp_path / "model", warm, 0, 400)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learn))
-    config = sums.config_of(tmp_path, kind, seed=0, steps=50, learning_rate=3e-4)
+    config = sums.config_of(tmp_path, kind, seed=0, steps=60, learning_rate=3e-4)
     result = grpo.run(config, World())
     assert result is not None
     before = sums.accuracy(tmp_path / "model", unseen)
