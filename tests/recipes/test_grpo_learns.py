@@ -39,7 +39,7 @@ def test_unseen_sums_are_right_more_often(
     unseen, warm, learn = data[:500], data[500:1500], data[1500:]
     sums.warm_model(tmp_path / "model", warm, 0, 400)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learn))
-    config = sums.config_of(tmp_path, kind, seed=0, steps=50, learning_rate=3e-4)
+    config = sums.config_of(tmp_path, kind, seed=0, steps=60, learning_rate=3e-4)
     drawn = RolloutSection.model_validate({**config.rollout.model_dump(), **source})
     result = grpo.run(config.model_copy(update={"rollout": drawn}), World())
     assert result is not None
