@@ -195,6 +195,15 @@ FLAGS: dict[str, Flag] = {
     "cpo_alpha": _flag("rlhf.cpo_alpha"),
     "simpo_gamma": _flag("rlhf.simpo_gamma"),
     "center_rewards_coefficient": _flag("rlhf.center_rewards_coefficient"),
+    # what is learned from a teacher
+    "teacher_model": _flag("rlhf.teacher_model"),
+    "teacher_adapters": _flag("rlhf.teacher_adapters"),
+    "teacher_model_server": _flag("rlhf.teacher_model_server"),
+    "offload_teacher_model": _flag("rlhf.offload_teacher_model"),
+    "lmbda": _flag("rlhf.lmbda"),
+    "seq_kd": _flag("rlhf.seq_kd"),
+    "sft_alpha": _flag("rlhf.sft_alpha"),
+    "gkd_logits_topk": _flag("rlhf.logits_topk"),
     # what is learned from rewards
     "advantage_estimator": _flag("rlhf.advantage", rewrite=_ADVANTAGE),
     "scale_rewards": _flag("rlhf.scale_rewards"),
@@ -376,6 +385,7 @@ def _idle(why: str, *values: str) -> Idle:
 IDLE: dict[str, Idle] = {
     "use_liger_kernel": _idle("the head and its loss always run in chunks over learned tokens"),
     "task_type": _idle("this command is for models that write", "causal_lm"),  # but of swift sft
+    "teacher_deepspeed": _idle("a teacher is whole on each device; see --offload_teacher_model"),
     "padding_free": _idle("batches never carry padding"),
     "lazy_tokenize": _idle("tokens are made once and cached on disk"),
     "packing_num_proc": _idle("packing takes no time worth splitting"),

@@ -18,10 +18,9 @@ _TOPICS = {
     "preference and policy training": """
         async_generate chord_enable_phi_function chord_mu_decay_steps chord_mu_peak
         chord_mu_valley chord_mu_warmup_steps chord_sft_dataset
-        chord_sft_per_device_train_batch_size gkd_logits_topk gym_env lmbda
+        chord_sft_per_device_train_batch_size gym_env
         log_rollout_offpolicy_metrics multi_turn_scheduler offload_model offload_optimizer
-        offload_teacher_model sft_alpha sleep_level teacher_deepspeed teacher_model
-        teacher_model_server use_gym_env
+        sleep_level use_gym_env
     """,
     "Megatron": """
         attention_backend context_parallel_size cross_entropy_fusion_impl

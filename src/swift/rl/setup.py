@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from swift import registry
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.render import Renderer
+from swift.config.learned import LearnedSection
 from swift.config.policy import PolicySection
 from swift.config.reward import RewardSection
 from swift.config.rollout import RolloutSection
@@ -210,7 +211,7 @@ def objective(
     return PolicyObjective(section, draw, tuned.model, reference)
 
 
-def build(section: PolicySection) -> Build:
+def build(section: LearnedSection) -> Build:
     """What makes the objective of a run."""
 
     def make(session: Session, tuned: Tuned, layout: Layout) -> nn.Module:
@@ -233,9 +234,7 @@ def make_rounds(
     config, mesh = rl_config(session), session.mesh
     assert isinstance(config.rlhf, PolicySection)
     if engine is None:
-        words = load_tokenizer(session.base, trust_remote_code=config.model.trust_remote_code)
-        live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
-        engine = LiveEngine(live, partial(computing, session))
+        engine = live_engine(session, learner.tuned.model, renderer, partial(computing, session))
     check_prompts(engine, asked.questions, renderer)
     name, settings = config.rollout.environment, config.rollout.environment_settings
     make = None if name is None else partial(registry.load("environment", name), settings)
@@ -268,6 +267,18 @@ def computing(session: Session) -> Iterator[None]:
     format = torch.autocast(session.mesh.device.type, session.compute, enabled=mixed)
     with torch.no_grad(), format, fast_linear():
         yield
+
+
+def live_engine(
+    session: Session,
+    model: PreTrainedModel,
+    renderer: Renderer,
+    within: Callable[[], contextlib.AbstractContextManager[None]],
+) -> LiveEngine:
+    """An engine on a model of this run, whose computing ``within`` surrounds."""
+    code = session.config.model.trust_remote_code
+    words = load_tokenizer(session.base, trust_remote_code=code)
+    return LiveEngine(TransformersEngine(model, words, marks=lambda: renderer.marks), within)
 
 
 class LiveEngine:

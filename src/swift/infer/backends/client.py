@@ -64,6 +64,16 @@ class Client:
 
         return await self._again(once, path)
 
+    async def look(self, path: str) -> Any:
+        """The JSON that lies at a path; raises as :meth:`ask`."""
+
+        async def once() -> Any:
+            answer = await self._http.get(self._address.url + path)
+            await self._accept(answer, path)
+            return self._json(answer.text, path)
+
+        return await self._again(once, path)
+
     async def tell(self, path: str, body: Mapping[str, Any]) -> None:
         """Send something whose answer says no more than that it is done; raises as :meth:`ask`."""
 
