@@ -60,6 +60,10 @@ COMMANDS = {
         "chat in the terminal, or answer a whole data set", "swift.config.runs:InferConfig",
         "swift.recipes.infer:run", "Use",
     ),
+    "sample": Command(
+        "draw answers, judge them, write the best as rows to learn from",
+        "swift.config.sample:SampleConfig", "swift.recipes.sample:run", "Use",
+    ),
     "deploy": Command(
         "serve over HTTP as OpenAI and Anthropic do", "swift.config.runs:DeployConfig",
         "swift.recipes.deploy:run", "Use",
@@ -95,7 +99,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("app", "eval", "rollout", "sample", "web-ui", "megatron")
+LATER = ("app", "eval", "rollout", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

@@ -8,6 +8,7 @@ not supported yet (``LATER``, in later.py). Any setting can also be written as a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,17 @@ def _offloaded(shard: str) -> Several:
     return Several({"parallel.shard": shard, "parallel.offload": True})
 
 
+def _engine_settings(value: Any) -> Any:
+    """Settings of an engine as JSON, by the names that they have here."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+    return (
+        Several({f"infer.{k}": v for k, v in found.items()}) if isinstance(found, dict) else value
+    )
+
+
 _SHARD = _words(
     zero0="none", zero1="gradients", zero2="gradients", zero3="parameters",
     zero2_offload=_offloaded("gradients"), zero3_offload=_offloaded("parameters"),
@@ -90,6 +102,9 @@ _OPTIM = _words(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw"
 _METRIC = _words(eval_loss="loss", acc="token_accuracy")
 _ADVANTAGE = _words(grpo="group", rloo="leave_one_out", reinforce_plus_plus="batch")
 _BACKEND = _words(pt="transformers", hf="transformers")
+_SAMPLER = _words(
+    pt="transformers", hf="transformers", client="http", no=Several({"sample.ask": False})
+)
 
 FLAGS: dict[str, Flag] = {
     # model
@@ -284,7 +299,7 @@ FLAGS: dict[str, Flag] = {
     "vit_gradient_checkpointing": _flag("train.vit_gradient_checkpointing"),
     "seed": _flag("train.seed", "infer.seed"),
     "full_determinism": _flag("train.deterministic"),
-    "resume": _flag("train.resume", rewrite=_resume),
+    "resume": _flag("train.resume", "sample.resume", rewrite=_resume),
     "resume_from_checkpoint": _alias("train.resume", _resume),
     # several processes
     "deepspeed": _alias("parallel.shard", _SHARD),
@@ -335,6 +350,22 @@ FLAGS: dict[str, Flag] = {
     "max_batch_size": _flag("infer.batch_size"),
     "load_data_args": _flag("load_data_args"),
     "result_path": _flag("result_path"),
+    # answers to learn from
+    "sampler_type": _flag("sample.sampler_type"),
+    "sampler_engine": _alias("infer.backend", _SAMPLER),
+    "num_return_sequences": _flag("sample.num_return_sequences"),
+    "n_best_to_keep": _flag("sample.n_best_to_keep"),
+    "orm_model": _flag("sample.orm_model"),
+    "prm_model": _flag("sample.prm_model"),
+    "prm_threshold": _flag("sample.prm_threshold"),
+    "easy_query_threshold": _flag("sample.easy_query_threshold"),
+    "num_sampling_batch_size": _flag("sample.num_sampling_batch_size"),
+    "num_sampling_batches": _flag("sample.num_sampling_batches"),
+    "data_range": _flag("sample.data_range"),
+    "cache_files": _flag("sample.cache_files"),
+    "output_file": _flag("sample.output_file"),
+    "override_exist_file": _flag("sample.override_exist_file"),
+    "engine_kwargs": _alias("infer.base_url", _engine_settings),
     # service
     "host": _flag("serve.host"),
     "port": _flag("serve.port"),
@@ -350,7 +381,7 @@ FLAGS: dict[str, Flag] = {
     "deadline": _flag("serve.deadline_s"),
     "requests_per_minute": _flag("serve.requests_per_minute"),
     "tokens_per_minute": _flag("serve.tokens_per_minute"),
-    "concurrency": _flag("serve.concurrency"),
+    "concurrency": _flag("serve.concurrency", "sample.concurrency"),
     "max_body_mb": _flag("serve.max_body_mb"),
     "max_media": _flag("serve.max_media"),
     "max_image_pixels": _flag("serve.max_image_pixels"),

@@ -134,13 +134,13 @@ def _answer(talker: Answers, batch: list[Question | tuple[int, str, str]]) -> li
                     "response": message.content,
                     "labels": row.label,
                     "finish_reason": completion.finish_reason,
-                    "messages": [_written(turn) for turn in (*row.before, message)],
+                    "messages": [written(turn) for turn in (*row.before, message)],
                 }
             )
     return lines
 
 
-def _written(message: Message) -> dict[str, Any]:
+def written(message: Message) -> dict[str, Any]:
     """A message as a row may hold it: media with the place where they lie."""
     turn = message.for_template()
     if not isinstance(message.content, str):
