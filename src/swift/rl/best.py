@@ -56,20 +56,20 @@ def choose(
     """
     if not answers:
         return Kept(why="no answer")
-    said: dict[str, Drawn] = {}
-    for answer in answers:
-        if answer.text not in said or answer.value > said[answer.text].value:
-            said[answer.text] = answer
-    repeated = len(answers) - len(said)
-    if all(answer.outcome is None and answer.process is None for answer in answers):
-        return Kept(tuple(said.values()), repeated=repeated)
     known = [answer for answer in answers if answer.judged]
     if not known:
         return Kept(why="not judged")
+    said: dict[str, Drawn] = {}
+    for answer in known:
+        if answer.text not in said or answer.value > said[answer.text].value:
+            said[answer.text] = answer
+    repeated = len(known) - len(said)
+    if all(answer.outcome is None and answer.process is None for answer in answers):
+        return Kept(tuple(said.values()), repeated=repeated)
     right = [answer for answer in known if _is_right(answer, -math.inf)]
     if easy is not None and len(right) >= easy * len(answers):
         return Kept(why="too easy")
-    order = sorted((a for a in said.values() if a.judged), key=lambda a: a.value, reverse=True)
+    order = sorted(said.values(), key=lambda answer: answer.value, reverse=True)
     best = [answer for answer in order if _is_right(answer, least)][:most]
     if not best:
         return Kept(why="none right")
