@@ -13,7 +13,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 import tiny
 from processes import fail, run
@@ -174,6 +179,52 @@ def test_documents_are_ranked(loss: str, checkpoint: Path, tmp_path: Path) -> No
     assert right / 8 >= 0.75
     assert final(lines, "top1") == pytest.approx(right / 8)
     assert final(lines, "loss") == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["pointwise_reranker", "listwise_reranker"])
+def test_documents_are_ranked_by_a_model_that_writes(
+    loss: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """The score is read from transformers' causal model, behind the question of Qwen3-Reranker."""
+    held = queries(100, 8)
+    words = ["--task_type", "generative_reranker", "--loss_type", loss, "--max_steps", 40]
+    words += ["--task.positive_token", "y", "--task.negative_token", "n", "--tuner_type", "full"]
+    lines = train(tmp_path, checkpoint, queries(0, 64), held, *words)
+    folder = tmp_path / "run/checkpoint-40"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer: PreTrainedTokenizerFast = tiny.make_tokenizer()
+    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in "yn")
+    judge = (
+        "Judge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".'
+    )
+    task = "Given a web search query, retrieve relevant passages that answer the query"
+    expected, right = 0.0, 0
+    for row in held:
+        found = []
+        for one in row["documents"]:
+            text = f"<Instruct>: {task}\n<Query>: {row['query']}\n<Document>: {one}"
+            said = [{"role": "system", "content": judge}, {"role": "user", "content": text}]
+            asked = tokenizer.apply_chat_template(
+                said, add_generation_prompt=True, return_tensors="pt", return_dict=False
+            )
+            with torch.no_grad():
+                logits = model(input_ids=asked).logits[0, -1].double()
+            found.append(logits[yes] - logits[no])
+        scores, labels = torch.stack(found), torch.tensor(row["labels"]).double()
+        cost = F.binary_cross_entropy_with_logits(scores, labels)
+        expected += float(-scores.log_softmax(0)[0] if loss.startswith("list") else cost) / 8
+        right += int(scores.argmax()) == 0
+    assert right / 8 >= 0.75
+    assert final(lines, "top1") == pytest.approx(right / 8)
+    assert final(lines, "loss") == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_answers_that_are_no_tokens_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    data = tiny.write_rows(tmp_path / "rows.jsonl", queries(0, 8))
+    words = ["sft", "--model", checkpoint, "--dataset", data, "--task_type", "generative_reranker"]
+    code, text = fail([*words, "--task.positive_token", "certainly"], tmp_path)
+    assert code == 2 and "--task.positive_token: 'certainly' is no token" in text
 
 
 @pytest.mark.slow

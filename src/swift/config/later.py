@@ -121,7 +121,6 @@ LATER_VALUES: dict[str, frozenset[str]] = {
         "tuner.kind": """
         adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
         """,
-        "task.kind": "generative_reranker",
         "optimizer.kind": """
         adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
         """,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from swift.chat.message import Conversation, Rendered
+from swift.chat.message import Conversation, Message, Rendered
 from swift.chat.render import Renderer
 from swift.data.formats.meaning import (
+    SYSTEMS,
     Classification,
     Embedding,
     Meaning,
@@ -50,8 +51,9 @@ def labelled(meaning: Meaning, renderer: Renderer, learn: str) -> Compact:
             near = 1.0 if score is None else score
             labels = (*[near] * len(positives), *[0.0] * len(negatives))
             return joined([_read(text, renderer, name) for name, text in texts], labels)
-        case Ranking(query, documents, labels):
-            pairs = [_answered(query, document) for document in documents]
+        case Ranking(query, documents, labels, asked):
+            joining = question if asked else _answered
+            pairs = [joining(query, document) for document in documents]
             read = [_read(pair, renderer, f"document {i}") for i, pair in enumerate(pairs, 1)]
             return joined(read, labels)
         case _:
@@ -62,6 +64,32 @@ def _answered(query: Conversation, document: Conversation) -> Conversation:
     """A document as the answer to its query."""
     turns = (replace(message, role="assistant") for message in document.messages)
     return replace(query, messages=(*query.messages, *turns))
+
+
+JUDGE = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".'
+)
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+def question(query: Conversation, document: Conversation) -> Conversation:
+    """Whether a document fits a query, as Qwen3-Reranker is asked; a system message of the query is
+    the instruction.
+
+    Raises:
+        RenderError: the query is more than a message of a user.
+    """
+    system = [m.content for m in query.messages if m.role in SYSTEMS]
+    turns = [m.content for m in query.messages if m.role not in SYSTEMS]
+    if len(turns) != 1 or not all(isinstance(one, str) for one in (*turns, *system)):
+        raise RenderError("a query with documents is one message, of text")
+    text = "\n".join(str(message.content) for message in document.messages)
+    asked = (
+        f"<Instruct>: {system[0] if system else INSTRUCTION}\n<Query>: {turns[0]}\n"
+        f"<Document>: {text}"
+    )
+    return replace(query, messages=(Message("system", JUDGE), Message("user", asked)))
 
 
 def _read(conversation: Conversation, renderer: Renderer, name: str) -> Compact:

@@ -61,11 +61,15 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Documents for a query, each with its relevance; a document is a user's message."""
+    """Documents for a query, each with its relevance; a document is a user's message.
+
+    ``asked``: whether a document fits its query is a question to the model, yes or no.
+    """
 
     query: Conversation
     documents: tuple[Conversation, ...]
     labels: tuple[float, ...]
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
