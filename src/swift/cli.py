@@ -40,7 +40,7 @@ COMMANDS = {
         "swift.recipes.pt:run", "Train", distributed=True,
     ),
     "rlhf": Command(
-        "learn from preferences (dpo, kto ...), rewards (grpo, rloo ...) or a teacher (gkd)",
+        "learn from preferences (dpo, kto, rm ...), rewards (grpo, rloo ...) or a teacher (gkd)",
         "swift.config.runs:RlhfConfig", "swift.recipes.rlhf:run", "Train", distributed=True,
     ),
     "check": Command("say what a configuration would do, without training", group="Train"),

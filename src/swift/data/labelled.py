@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from swift.chat.message import Conversation, Message, Rendered
@@ -13,6 +14,7 @@ from swift.data.formats.meaning import (
     Meaning,
     Preference,
     Ranking,
+    Steps,
     Unpaired,
     kind_of,
 )
@@ -56,6 +58,8 @@ def labelled(meaning: Meaning, renderer: Renderer, learn: str) -> Compact:
             pairs = [joining(query, document) for document in documents]
             read = [_read(pair, renderer, f"document {i}") for i, pair in enumerate(pairs, 1)]
             return joined(read, labels)
+        case Steps(conversation, steps, labels):
+            return joined([_judged(conversation, steps, renderer)], labels)
         case _:
             raise RenderError(f"a row of kind {kind_of(meaning)} cannot be learned from here")
 
@@ -107,6 +111,35 @@ def _read(conversation: Conversation, renderer: Renderer, name: str) -> Compact:
     except RenderError as error:
         raise RenderError(f"{name}: {error}") from None
     return compact(Rendered(tokens, [1.0] * len(tokens)))
+
+
+def in_steps(
+    prompt: Sequence[int], steps: Sequence[str], renderer: Renderer
+) -> tuple[list[int], list[int]]:
+    """A prompt with the steps of an answer behind it, each with the end of a line.
+
+    Returns:
+        The tokens, and where the last token of each step stands.
+    """
+    tokens, ends = list(prompt), []
+    for step in steps:
+        tokens += [*renderer.tokenizer.encode(step).ids, *renderer.tokenizer.encode("\n").ids]
+        ends.append(len(tokens) - 1)
+    return tokens, ends
+
+
+def _judged(conversation: Conversation, steps: Sequence[str], renderer: Renderer) -> Compact:
+    """Steps as tokens. What is learned at the end of a step is said by the weight of the token
+    behind it, as everywhere; behind the last one a stop token stands for that.
+    """
+    if conversation.media:
+        raise RenderError("images, videos and sounds are not read for this task yet")
+    given = conversation.messages, conversation.tools, conversation.template_kwargs
+    tokens, ends = in_steps(renderer.prompt(*given), steps, renderer)
+    weights = [0.0] * (len(tokens) + 1)
+    for end in ends:
+        weights[end + 1] = 1.0
+    return compact(Rendered([*tokens, min(renderer.stop_ids)], weights))
 
 
 def _sequence(conversation: Conversation, renderer: Renderer, learn: str, name: str) -> Compact:

@@ -80,7 +80,11 @@ def output_head(model: PreTrainedModel) -> nn.Module:
             head = module.get_output_embeddings()
             if head is not None:
                 return head
-    beside = [child for child in model.children() if child is not model.base_model]
+    beside = [
+        child
+        for child in model.children()
+        if child is not model.base_model and any(True for _ in child.parameters())
+    ]
     if len(beside) == 1:
         return beside[0]
     raise ConfigError(f"{type(model).__name__}: no output head found")

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 
@@ -90,12 +91,12 @@ def auto_class(config: Any) -> Any:
     return AutoModelForMultimodalLM if chosen else AutoModelForCausalLM
 
 
-def _class_of(config: Any, scores: int | None) -> Any:
+def _class_of(config: Any, scores: int | None, each_token: bool) -> Any:
     """The automatic class of a model that writes text, or of one that gives so many scores."""
     if scores is None:
         return auto_class(config)
     config.num_labels = scores
-    return AutoModelForSequenceClassification
+    return AutoModelForTokenClassification if each_token else AutoModelForSequenceClassification
 
 
 def load_model(
@@ -105,6 +106,7 @@ def load_model(
     device: torch.device | None = None,
     trust_remote_code: bool = False,
     scores: int | None = None,
+    each_token: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model, with the towers that it has; weights arrive in ``dtype``
     without a second copy.
@@ -116,6 +118,7 @@ def load_model(
         trust_remote_code: allow code from the checkpoint.
         scores: with so many scores in place of its vocabulary; a head that the checkpoint lacks is
             random.
+        each_token: those scores are of every token.
 
     Raises:
         ConfigError: not a causal language model, or the checkpoint lacks weights.
@@ -123,7 +126,7 @@ def load_model(
     config = load_config(folder, trust_remote_code=trust_remote_code)
     options: dict[str, Any] = {"device_map": device} if device and device.type != "cpu" else {}
     try:
-        loaded: Any = _class_of(config, scores).from_pretrained(
+        loaded: Any = _class_of(config, scores, each_token).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -202,12 +205,13 @@ def load_shape(
     *,
     trust_remote_code: bool = False,
     scores: int | None = None,
+    each_token: bool = False,
 ) -> PreTrainedModel:
     """The model without its weights: names and sizes, no memory (torch's ``meta`` device)."""
     config = copy.deepcopy(load_config(folder, trust_remote_code=trust_remote_code))
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = _class_of(config, scores).from_config(
+            model: PreTrainedModel = _class_of(config, scores, each_token).from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
     except ValueError as error:

@@ -20,7 +20,7 @@ from swift.hub.locate import locate_model
 from swift.observe.log import Log
 from swift.rl import score
 from swift.rl.best import Drawn
-from swift.rl.rewards.model import RewardModel
+from swift.rl.rewards.model import reward_model
 from swift.rl.score import Judges, Reward
 
 
@@ -128,4 +128,5 @@ def _named(name: str, config: SampleConfig, device: torch.device, log: Log) -> d
 
 def _model(path: str, config: SampleConfig, device: torch.device, log: Log) -> Reward:
     folder = locate_model(path, hub=config.model.hub, dtype="float32", say=log)
-    return RewardModel(folder, load_renderer(folder), device)
+    found: Reward = reward_model(folder, load_renderer(folder), device)
+    return found

@@ -44,7 +44,7 @@ from swift.models.load import dtype_name
 from swift.rl import score
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
-from swift.rl.rewards.model import RewardModel
+from swift.rl.rewards.model import reward_model
 from swift.rl.rollout import Question, Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.train import setup
@@ -326,7 +326,7 @@ def find_judges(
         with session.mesh.main_first():
             hub = session.config.model.hub
             folder = locate_model(path, revision=None, hub=hub, dtype="float32", say=session.log)
-        found[f"model {Path(path).name}"] = RewardModel(
+        found[f"model {Path(path).name}"] = reward_model(
             folder, load_renderer(folder), session.mesh.device
         )
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)

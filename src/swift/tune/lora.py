@@ -12,6 +12,7 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    TaskType,
     get_peft_model,
     load_peft_weights,
     set_peft_model_state_dict,
@@ -19,7 +20,7 @@ from peft import (
 from peft.tuners.lora import LoraModel
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoModelForTokenClassification, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from swift.config.tuner import LoraSection
@@ -71,7 +72,7 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         modules_to_save=section.save_modules or None,
         use_rslora=section.rslora,
         use_dora=section.dora,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=_task_of(model),
     )
     _use_our_layer(settings, model)
     if targets == "all-linear":
@@ -91,6 +92,15 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         ) from None
     assert isinstance(peft, PeftModel)
     return peft
+
+
+def _task_of(model: PreTrainedModel) -> TaskType:
+    """What PEFT calls what the model gives; a new head of scores learns with the adapter."""
+    if model.can_generate():
+        return TaskType.CAUSAL_LM
+    tagging = AutoModelForTokenClassification._model_mapping
+    known: Any = type(model.config) in tagging and tagging[type(model.config)]  # type: ignore[operator,index]
+    return TaskType.TOKEN_CLS if type(model) is known else TaskType.SEQ_CLS
 
 
 def _of_parts(section: LoraSection, model: PreTrainedModel, unfit: list[str]) -> list[str] | None:
@@ -140,6 +150,9 @@ def _unfit(model: PreTrainedModel, settings: LoraConfig) -> list[str]:
             )
         except ValueError:
             found.add(end)
+    if settings.task_type == TaskType.TOKEN_CLS:  # that head is saved whole; PEFT tells of others
+        head = output_head(model)
+        found |= {name.rpartition(".")[2] for name, module in linear.items() if module is head}
     return sorted(found)
 
 

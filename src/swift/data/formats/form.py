@@ -51,13 +51,14 @@ TASKS = {
     "relevance": "a query with documents",
     "classification": "a text with a label",
     "prompt": "a prompt without an answer",
+    "steps": "an answer in steps, each with a label",
 }
 """Task -> what a row is there."""
 
 _BUILT_IN = (
     *("messages", "conversations", "instruction", "query", "caption", "text"),
     *("preference", "rejected", "unpaired", "embedding", "ranking", "relevance"),
-    *("classification", "prompt"),
+    *("classification", "prompt", "steps"),
 )
 for _name in _BUILT_IN:
     registry.register("format", _name, f"swift.data.formats.{_name}:FORMAT")

@@ -80,8 +80,25 @@ class Classification:
     label: int | float | tuple[int, ...] | tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is asked, the steps of an answer, and whether each is right (1) or wrong (0)."""
+
+    conversation: Conversation
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+
+
 Meaning = (
-    Conversation | Text | Preference | Unpaired | Prompt | Embedding | Ranking | Classification
+    Conversation
+    | Text
+    | Preference
+    | Unpaired
+    | Prompt
+    | Embedding
+    | Ranking
+    | Classification
+    | Steps
 )
 
 

@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
 from swift.errors import ConfigError
+from swift.rl.rewards.steps import StepModel
+
+
+def reward_model(path: Path, renderer: Renderer, device: torch.device) -> Any:
+    """A checkpoint that judges: conversations as a whole, or the steps of an answer.
+
+    Raises:
+        ConfigError: it judges neither.
+    """
+    names = AutoConfig.from_pretrained(path).architectures or []
+    tagging = any(name.endswith("ForTokenClassification") for name in names)
+    return (StepModel if tagging else RewardModel)(path, renderer, device)
 
 
 class RewardModel:
