@@ -12,10 +12,8 @@ from transformers import AutoModelForTokenClassification
 
 import tiny
 from processes import fail, run
-from swift.chat.load import load_renderer
 from swift.chat.message import Message
-from swift.rl.rewards.model import reward_model
-from swift.rl.rewards.steps import StepModel
+from swift.rl.rewards.model import judging
 
 
 def rows(first: int, count: int) -> list[dict[str, Any]]:
@@ -52,7 +50,7 @@ def test_steps_that_were_held_out_are_judged(judge: Path) -> None:
     assert final["eval/accuracy"] >= 0.9
     model = AutoModelForTokenClassification.from_pretrained(judge).eval()
     assert model.config.num_labels == 2
-    steps = StepModel(judge, load_renderer(judge), torch.device("cpu"))
+    steps = judging(str(judge), torch.device("cpu"), "auto", print)
     right, total = 0, 0
     for row in rows(60, 12):
         found = steps.steps("\n".join(row["completions"]), [Message("user", row["prompt"])])
@@ -62,7 +60,7 @@ def test_steps_that_were_held_out_are_judged(judge: Path) -> None:
 
 
 def test_an_answer_is_worth_its_worst_step(judge: Path) -> None:
-    model = reward_model(judge, load_renderer(judge), torch.device("cpu"))
+    model = judging(str(judge), torch.device("cpu"), "auto", print)
     said = [[Message("user", "Question 3?")]] * 4
     good, bad, empty, blank = model(
         ["It is 4.\nIt is 5.", "It is 4.\n\nParis, 3.\nIt is 5.", "", "\n \n"], said
@@ -104,6 +102,14 @@ def test_an_adapter_learns_with_its_head(checkpoint: Path, tmp_path: Path) -> No
     assert losses[-1] < 0.6 * losses[0]
     settings = json.loads((tmp_path / "run/checkpoint-12/adapter_config.json").read_text())
     assert settings["task_type"] == "TOKEN_CLS"
+    run(["merge-lora", "--adapters", "run/checkpoint-12", "--output_dir", "merged"], tmp_path)
+    said = [[Message("user", "Question 3?")]] * 2
+    answers = ["It is 4.\nIt is 5.", "It is 4.\nParis, 3."]
+    found = [
+        judging(str(tmp_path / name), torch.device("cpu"), "auto", print)(answers, said)
+        for name in ("run/checkpoint-12", "merged")
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-5) and found[0][0] > found[0][1]
 
 
 def test_rows_that_are_wrong_are_named(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 
 from swift import registry
-from swift.chat.load import load_renderer
 from swift.chat.message import Conversation
 from swift.config.reward import RewardSection
 from swift.config.sample import SampleConfig
-from swift.hub.locate import locate_model
 from swift.observe.log import Log
 from swift.rl import score
 from swift.rl.best import Drawn
-from swift.rl.rewards.model import reward_model
+from swift.rl.rewards.model import judging
 from swift.rl.score import Judges, Reward
 
 
@@ -127,6 +125,5 @@ def _named(name: str, config: SampleConfig, device: torch.device, log: Log) -> d
 
 
 def _model(path: str, config: SampleConfig, device: torch.device, log: Log) -> Reward:
-    folder = locate_model(path, hub=config.model.hub, dtype="float32", say=log)
-    found: Reward = reward_model(folder, load_renderer(folder), device)
+    found: Reward = judging(path, device, config.model.hub, log)
     return found

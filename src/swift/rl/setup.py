@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift import registry
-from swift.chat.load import load_renderer, load_tokenizer
+from swift.chat.load import load_tokenizer
 from swift.chat.render import Renderer
 from swift.config.learned import LearnedSection
 from swift.config.policy import PolicySection
@@ -33,7 +33,7 @@ from swift.data.sample import Samples
 from swift.data.source import open_sources, read
 from swift.data.stream import Order
 from swift.errors import DataError
-from swift.hub.locate import locate_dataset, locate_model
+from swift.hub.locate import locate_dataset
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Completion, Engine, Request
 from swift.losses.drawn import Draw
@@ -44,7 +44,7 @@ from swift.models.load import dtype_name
 from swift.rl import score
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
-from swift.rl.rewards.model import reward_model
+from swift.rl.rewards.model import judging
 from swift.rl.rollout import Question, Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.train import setup
@@ -322,13 +322,10 @@ def find_judges(
         }
     )
     found = score.find(filled)
+    hub, device = session.config.model.hub, session.mesh.device
     for path in section.models:
         with session.mesh.main_first():
-            hub = session.config.model.hub
-            folder = locate_model(path, revision=None, hub=hub, dtype="float32", say=session.log)
-        found[f"model {Path(path).name}"] = reward_model(
-            folder, load_renderer(folder), session.mesh.device
-        )
+            found[f"model {Path(path).name}"] = judging(path, device, hub, session.log)
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)
 
 

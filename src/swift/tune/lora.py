@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +23,13 @@ from peft import (
 from peft.tuners.lora import LoraModel
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
-from transformers import AutoModelForTokenClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from swift.config.tuner import LoraSection
 from swift.errors import CheckpointError, ConfigError
 from swift.hub.locate import find_adapter
-from swift.models.anatomy import output_head
+from swift.models.anatomy import output_head, scores_tokens
 from swift.models.parts import parts
 from swift.tune.frozen import frozen_parts, nothing_left
 from swift.tune.layer import LoraLinear
@@ -98,9 +101,7 @@ def _task_of(model: PreTrainedModel) -> TaskType:
     """What PEFT calls what the model gives; a new head of scores learns with the adapter."""
     if model.can_generate():
         return TaskType.CAUSAL_LM
-    tagging = AutoModelForTokenClassification._model_mapping
-    known: Any = type(model.config) in tagging and tagging[type(model.config)]  # type: ignore[operator,index]
-    return TaskType.TOKEN_CLS if type(model) is known else TaskType.SEQ_CLS
+    return TaskType.TOKEN_CLS if scores_tokens(model) else TaskType.SEQ_CLS
 
 
 def _of_parts(section: LoraSection, model: PreTrainedModel, unfit: list[str]) -> list[str] | None:
@@ -225,6 +226,31 @@ def _enter(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _leave(dtype: torch.dtype, module: torch.nn.Module, args: Any, out: torch.Tensor) -> Any:
     return out.to(dtype)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model of an adapter gives."""
+
+    count: int | None = None  # scores; None: it writes
+    each_token: bool = False
+
+
+def scores_in(folder: Path) -> Scores:
+    """What the model of an adapter gives, as the head that was saved with it tells.
+
+    Raises:
+        CheckpointError: there should be a head, and there is none.
+    """
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    kind = settings.get("task_type")
+    if kind not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
+        return Scores()
+    ends = tuple(f".{name}.weight" for name in settings.get("modules_to_save") or ("score",))
+    heads = {k: w for k, w in load_peft_weights(str(folder), "cpu").items() if k.endswith(ends)}
+    if not heads:
+        raise CheckpointError(f"--adapters: {folder} holds no head that gives its scores")
+    return Scores(min(w.shape[0] for w in heads.values()), kind == TaskType.TOKEN_CLS)
 
 
 def load_adapter(

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForTokenClassification
+from transformers import PreTrainedModel
 
 from swift.chat.message import Message
 from swift.chat.render import Renderer
 from swift.data.labelled import in_steps
 from swift.errors import ConfigError
+from swift.rl.rewards.checkpoint import on
 
 
 class StepModel:
     """Scores answers by their worst step. Every line of an answer that is not empty is a step."""
 
-    def __init__(self, path: Path, renderer: Renderer, device: torch.device) -> None:
-        """Load a checkpoint of ``swift rlhf --rlhf_type prm``.
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, device: torch.device) -> None:
+        """Take a model of ``swift rlhf --rlhf_type prm``.
 
         Raises:
             ConfigError: it does not tell right from wrong.
         """
         self._renderer, self._device = renderer, device
-        model = AutoModelForTokenClassification.from_pretrained(path, dtype=torch.float32)
         if model.config.num_labels != 2:
             raise ConfigError(
-                f"--prm_model: {path} has {model.config.num_labels} classes of a token; a process "
-                "reward model has two, wrong and right"
+                f"--prm_model: {model.name_or_path} has {model.config.num_labels} classes of a "
+                "token; a process reward model has two, wrong and right"
             )
-        self._model = model.to(device).eval()
+        self._model = on(model, device)
 
     def __call__(
         self, completions: Sequence[str], messages: Sequence[Sequence[Message]], **columns: Any
