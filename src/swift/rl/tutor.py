@@ -58,7 +58,7 @@ class Tutor:
         tokens = sample.tokens.tolist()
         body = {
             "model": self._model, "prompt": tokens, "max_tokens": 1, "temperature": 0.0,
-            "prompt_logprobs": self._top, "add_special_tokens": False,
+            "prompt_logprobs": self._top,
         }  # fmt: skip
         rows = member(
             member(member(await client.ask(_PATH, body), "choices"), 0), "prompt_logprobs"

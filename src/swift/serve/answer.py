@@ -11,7 +11,7 @@ from typing import Any, cast
 from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
 from swift.errors import ConfigError, DataError
-from swift.infer.engine import Piece, Request, ServingEngine, check
+from swift.infer.engine import Completion, Piece, Request, ServingEngine, check
 from swift.serve.ask import Ask, Step
 from swift.serve.forced import check_forced, force
 from swift.serve.reader import PlainParser, Reader
@@ -194,6 +194,11 @@ class Answerer:
             yield reader.show(plan.given)
         else:
             reader.skip(plan.given)
+        if request.sampling.prompt_logprobs:  # which no engine streams
+            [whole] = await asyncio.to_thread(self.engine.generate, [request])
+            piece = Piece(whole.tokens, whole.logprobs, whole.top_logprobs, whole.finish_reason)
+            yield replace(reader.read(piece), read=_believed(request, whole))
+            return
         stream = pieces_of(self.engine, request)
         async with aclosing(stream):
             async for piece in stream:
@@ -216,6 +221,14 @@ class Answerer:
 def pieces_of(engine: ServingEngine, request: Request) -> AsyncGenerator[Piece, None]:
     """An engine's stream as what it is: something that can be closed."""
     return cast("AsyncGenerator[Piece, None]", engine.stream(request))
+
+
+def _believed(request: Request, whole: Completion) -> tuple[dict[int, float], ...]:
+    """What the model believed of every token of a prompt but the first, and of others there."""
+    own = zip(request.tokens[1:], whole.prompt_logprobs or [], strict=True)
+    rows = [{token: logprob} for token, logprob in own]
+    others: list[dict[int, float]] = whole.prompt_top or [{} for _ in rows]
+    return tuple({**row, **top} for row, top in zip(rows, others, strict=True))
 
 
 def _repeated(requests: Sequence[Request], ask: Ask) -> tuple[Request, ...]:

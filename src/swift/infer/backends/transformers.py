@@ -88,7 +88,9 @@ class TransformersEngine:
                 if row.request.sampling.prompt_logprobs:
                     run, more = self._adapters.call([row.request.adapter])
                     more = {**self._features([row]), **more}
-                    row.prompt_logprobs = prompt_logprobs(run, row.request.tokens, more)
+                    top = row.request.sampling.prompt_top
+                    found, others = prompt_logprobs(run, row.request.tokens, more, top)
+                    row.prompt_logprobs, row.prompt_top = found, others if top else None
             run, more = self._adapters.call([row.request.adapter for row in rows])
             generate_padded(run, rows, self._pad, {**self._features(rows), **more})
         return [row.completion() for row in rows]
