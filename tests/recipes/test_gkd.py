@@ -169,6 +169,25 @@ def test_two_processes_are_one(
     assert sorted(both) == sorted((tmp_path / "one/completions.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
+def test_a_sharded_student_learns_the_same(
+    learn: Learn, checkpoint: Path, teacher: Path, tmp_path: Path
+) -> None:
+    words = ["rlhf", "--rlhf_type", "gkd", "--model", checkpoint, "--teacher_model", teacher]
+    words += ["--dataset", "chats.jsonl", "--lmbda", 0, "--sft_alpha", 0.3, "--tuner_type", "full"]
+    words += ["--max_steps", 2, "--logging_steps", 1, "--report_to", "none", "--learning_rate"]
+    words += ["1e-3", "--torch_dtype", "float32", "--gradient_accumulation_steps", 1]
+    one = start([*words, "--per_device_train_batch_size", 8, "--output_dir", "one"], tmp_path)
+    assert one.wait() == 0, one.text()
+    words += ["--deepspeed", "zero3", "--teacher_deepspeed", "zero3", "--output_dir", "two"]
+    two = start([*words, "--per_device_train_batch_size", 4], tmp_path, processes=2)
+    assert two.wait() == 0, two.text()
+    a, b = (metrics(tmp_path / name / "checkpoint-2") for name in ("one", "two"))
+    for mine, other in zip(a, b, strict=True):
+        for name in ("train/loss", "train/grad_norm", "train/agreement"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-4), name
+
+
 def test_lmbda_chooses_who_writes_and_a_resumed_run_is_the_same(learn: Learn) -> None:
     kind = {"lmbda": 0.5, "seq_kd": True}
     train = {"max_steps": 6, "batch_size": 4, "save_every": 3}

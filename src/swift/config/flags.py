@@ -334,7 +334,7 @@ FLAGS: dict[str, Flag] = {
     "vllm_max_num_seqs": _flag("vllm.max_num_seqs"),
     "vllm_enforce_eager": _flag("vllm.enforce_eager"),
     "vllm_max_lora_rank": _flag("vllm.max_lora_rank"),
-    "max_new_tokens": _flag("infer.max_new_tokens"),
+    "max_new_tokens": _flag("infer.max_new_tokens", "rollout.max_completion_length"),
     "temperature": _flag("infer.temperature", "rollout.temperature"),
     "top_p": _flag("infer.top_p", "rollout.top_p"),
     "top_k": _flag("infer.top_k", "rollout.top_k"),

@@ -67,8 +67,8 @@ class Sampling:
     seed: int | None = None
     logprobs: int | None = None  # None: none; 0: of the chosen tokens; k: also the k most likely
     prompt_logprobs: bool = False
-    prompt_top: int = 0  # with prompt_logprobs: also the k most likely tokens there
     guide: Guide | None = None
+    prompt_top: int = 0  # with prompt_logprobs: also the k most likely tokens there
 
 
 @dataclass(frozen=True)
