@@ -66,6 +66,7 @@ def serve(
     max_body: int = 32 << 20,
     together: int = 64 << 20,
     body_timeout_s: float = 60.0,
+    turns: bool = False,
 ) -> FastAPI:
     """An application over an engine."""
     service = Service(
@@ -77,6 +78,7 @@ def serve(
         deadline_s,
         Log(speaking=False),
         recorder=recorder,
+        turns=turns,
     )
     bodies = Bodies(max_body, together, body_timeout_s)
     return make_app(service, keys or Keys({}, Caller("anyone")), bodies)

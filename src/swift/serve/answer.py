@@ -100,6 +100,11 @@ class Answerer:
         except DataError as error:
             raise Refused(400, str(error), code="invalid_prompt") from None
 
+    def turn(self, text: str) -> list[int]:
+        """The tokens of a text as a user's turn, up to where an answer would begin."""
+        asked = self._led(Conversation((Message("user", text),)))
+        return self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
+
     def _led(self, asked: Conversation) -> Conversation:
         """With the system prompt of the server where the request has none."""
         first = asked.messages[0].role if asked.messages else ""

@@ -47,6 +47,7 @@ class Served:
     name: str
     adapters: Mapping[str, str]  # name -> folder
     system: str | None
+    turns: bool = False  # texts for vectors are read as a user's turn, as they were learned
 
 
 def check(section: ServeSection) -> None:
@@ -99,6 +100,7 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
         if record
         else None,
         section.allow_adapter_loading,
+        served.turns,
     )
     body = int(section.max_body_mb * MIB)
     app = make_app(service, keys, Bodies(body, _BODIES * body, section.body_timeout_s))

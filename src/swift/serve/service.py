@@ -63,6 +63,7 @@ class Service:
     verbose: bool = True
     recorder: Recorder | None = None
     adapter_loading: bool = False  # by every key
+    turns: bool = False  # texts for vectors are read as a user's turn
 
     @property
     def tokens(self) -> float:
