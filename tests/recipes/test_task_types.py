@@ -125,6 +125,37 @@ def test_classes_of_what_was_held_out(tuner: str, checkpoint: Path, tmp_path: Pa
     assert right / len(held) >= 0.8
     assert final(lines, "accuracy") == pytest.approx(right / len(held))
     assert final(lines, "loss") == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    asked = tiny.write_rows(tmp_path / "asked.jsonl", [{"text": row["text"]} for row in held])
+    where = "--model" if tuner == "full" else "--adapters"
+    for line, row in zip(scored(tmp_path, where, folder, asked), held, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=tokens(row["text"])).logits[0]
+        assert line["label"] == int(logits.argmax())
+        assert line["probabilities"] == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
+
+
+def scored(where: Path, *words: Any) -> list[dict[str, Any]]:
+    """What ``swift infer`` says of rows; asked twice, it says nothing twice."""
+    flag, folder, rows = words
+    said = ["infer", flag, folder, "--val_dataset", rows, "--result_path", "result.jsonl"]
+    run(said, where)
+    assert "(0 rows, 0 could not" in run(said, where)
+    return [json.loads(line) for line in (where / "result.jsonl").read_text().splitlines()]
+
+
+def test_what_gives_scores_does_not_chat(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "classes"
+    AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=3).save_pretrained(
+        folder
+    )
+    tiny.make_tokenizer().save_pretrained(folder)
+    code, text = fail(["infer", "--model", folder], tmp_path)
+    assert code == 2 and "gives scores, and does not chat" in text
+    code, text = fail(["deploy", "--model", folder, "--port", 0], tmp_path)
+    assert code == 2 and "gives scores and does not write" in text
+    rows = tiny.write_rows(tmp_path / "odd.jsonl", [{"text": 7}, {"other": 1}, {"text": "Hi"}])
+    bad, worse, good = scored(tmp_path, "--model", folder, rows)
+    assert bad["error"] and worse["error"] and good["label"] in (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +210,12 @@ def test_documents_are_ranked(loss: str, checkpoint: Path, tmp_path: Path) -> No
     assert right / 8 >= 0.75
     assert final(lines, "top1") == pytest.approx(right / 8)
     assert final(lines, "loss") == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    for line, row in zip(
+        scored(tmp_path, "--model", folder, tmp_path / "held.jsonl"), held, strict=True
+    ):
+        with torch.no_grad():
+            read = [model(input_ids=tokens(row["query"], one)).logits for one in row["documents"]]
+        assert line["scores"] == pytest.approx(torch.cat(read)[:, 0].tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["pointwise_reranker", "listwise_reranker"])

@@ -91,6 +91,16 @@ def auto_class(config: Any) -> Any:
     return AutoModelForMultimodalLM if chosen else AutoModelForCausalLM
 
 
+def gives_scores(config: Any) -> bool:
+    """Whether a checkpoint says that its model gives scores, and does not write."""
+    mappings: Any = (
+        AutoModelForSequenceClassification._model_mapping,
+        AutoModelForTokenClassification._model_mapping,
+    )
+    made = {mapping[type(config)].__name__ for mapping in mappings if type(config) in mapping}
+    return bool(made & set(config.architectures or ()))
+
+
 def _class_of(config: Any, scores: int | None, each_token: bool) -> Any:
     """The automatic class of a model that writes text, or of one that gives so many scores."""
     if scores is None:
@@ -124,6 +134,11 @@ def load_model(
         ConfigError: not a causal language model, or the checkpoint lacks weights.
     """
     config = load_config(folder, trust_remote_code=trust_remote_code)
+    if scores is None and gives_scores(config):
+        raise ConfigError(
+            f"--model: {folder} gives scores and does not write; rows are scored by swift infer "
+            "--val_dataset"
+        )
     options: dict[str, Any] = {"device_map": device} if device and device.type != "cpu" else {}
     try:
         loaded: Any = _class_of(config, scores, each_token).from_pretrained(

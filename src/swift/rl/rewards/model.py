@@ -14,8 +14,8 @@ from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
 from swift.errors import ConfigError
 from swift.hub.locate import locate_model
+from swift.infer.scoring import is_adapter, load_scoring, on
 from swift.models.anatomy import scores_tokens
-from swift.rl.rewards.checkpoint import is_adapter, load_scoring, on
 from swift.rl.rewards.steps import StepModel
 
 

@@ -12,7 +12,7 @@ from swift.chat.message import Message
 from swift.chat.render import Renderer
 from swift.data.labelled import in_steps
 from swift.errors import ConfigError
-from swift.rl.rewards.checkpoint import on
+from swift.infer.scoring import on
 
 
 class StepModel:
