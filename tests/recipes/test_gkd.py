@@ -16,11 +16,16 @@ import tiny
 from infer.stand_in import Reply, serve
 from processes import fail, start
 from swift.chat.load import load_tokenizer
+from swift.config.distill import GkdSection
 from swift.config.runs import RlhfConfig
+from swift.data.stream import PLAIN
 from swift.errors import SwiftError
+from swift.models.attention import choose_layout
 from swift.parallel.world import World
 from swift.recipes import rlhf
+from swift.rl.lessons import taught
 from swift.rl.rollout import seed_of
+from swift.train.distill import DistillObjective
 
 Learn = Callable[..., Path]
 
@@ -322,3 +327,14 @@ def test_sft_alpha_adds_fine_tuning_on_answers_of_others(learn: Learn) -> None:
     assert mixed["train/loss"] == pytest.approx(both, rel=1e-6)
     own = metrics(learn("own", rlhf={"sft_alpha": 0.5, "lmbda": 1}, train={"max_steps": 1}))[0]
     assert "train/cross_entropy" not in own
+
+
+def test_a_micro_batch_without_rows_costs_nothing(checkpoint: Path) -> None:
+    """As a process has one at the end of an epoch whose rows do not go round."""
+    section = GkdSection(teacher_model_server="http://x", logits_topk=5)
+    model = tiny.make_model()
+    choose_layout(model, "auto")
+    objective = DistillObjective(section, 1.0, model, None)
+    out = objective(taught(PLAIN([]), False, []))
+    out["total"].backward()
+    assert float(out["total"]) == 0.0

@@ -12,8 +12,9 @@ from transformers import AutoModelForTokenClassification
 
 import tiny
 from processes import fail, run
-from swift.chat.message import Message
+from swift.chat.message import Conversation, Message
 from swift.rl.rewards.model import judging
+from swift.rl.sampling import id_of
 
 
 def rows(first: int, count: int) -> list[dict[str, Any]]:
@@ -78,11 +79,8 @@ def test_it_judges_for_swift_sample(judge: Path, tmp_path: Path) -> None:
     ]
     tiny.write_rows(tmp_path / "asked.jsonl", [{"prompt": "Question 3?"}])
     base = ["sample", "--sampler_engine", "no", "--dataset", "asked.jsonl", "--output_dir", "."]
-    from swift.chat.message import Conversation
-    from swift.rl.sampling import _id
-
     for row in drawn:
-        row["id"] = _id(Conversation((Message("user", "Question 3?"),)))
+        row["id"] = id_of(Conversation((Message("user", "Question 3?"),)))
     tiny.write_rows(tmp_path / "drawn.jsonl", drawn)
     base += ["--cache_files", "drawn.jsonl", "--prm_model", judge, "--prm_threshold", 0.5]
     run([*base, "--output_file", "rows.jsonl"], tmp_path)

@@ -158,6 +158,8 @@ def taught(plain: Batch, own: bool, said: Sequence[Told] | None = None) -> Taugh
     known = {f.name: getattr(plain, f.name) for f in fields(Batch)}
     columns: dict[str, Any] = {}
     if said is not None:
-        columns["told_NK"] = torch.cat([one.logprobs for one in said])
-        columns["ids_NK"] = torch.cat([one.ids for one in said])
+        nothing = Told(torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.int64))
+        parts = list(said) or [nothing]  # a process may have no rows at the end of an epoch
+        columns["told_NK"] = torch.cat([one.logprobs for one in parts])
+        columns["ids_NK"] = torch.cat([one.ids for one in parts])
     return TaughtBatch(**known, own=own, **columns)

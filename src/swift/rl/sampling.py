@@ -80,7 +80,7 @@ def queries(
                 counts["unusable"] += 1
                 say(f"  {place}: {error}")
                 continue
-            query = Query(_id(meaning.conversation), place, meaning.conversation, meaning.extra)
+            query = Query(id_of(meaning.conversation), place, meaning.conversation, meaning.extra)
             if query.id in seen:
                 counts["asked before"] += 1
                 continue
@@ -88,7 +88,8 @@ def queries(
             yield query
 
 
-def _id(asked: Conversation) -> str:
+def id_of(asked: Conversation) -> str:
+    """Equal for equal queries, in every run."""
     said = [written(message) for message in asked.messages]
     text = json.dumps([said, list(asked.tools), dict(asked.template_kwargs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
