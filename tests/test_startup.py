@@ -210,7 +210,7 @@ def test_bash_accepts_the_completion_script(bash_script: Path) -> None:
 
 
 def test_bash_completes_commands(bash_script: Path) -> None:
-    assert complete(bash_script, "swift", "s") == ["sft", "schema"]
+    assert complete(bash_script, "swift", "s") == ["sft", "sample", "schema"]
     assert complete(bash_script, "swift", "merge") == ["merge-lora"]
 
 

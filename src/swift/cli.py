@@ -40,7 +40,7 @@ COMMANDS = {
         "swift.recipes.pt:run", "Train", distributed=True,
     ),
     "rlhf": Command(
-        "learn from preferences (dpo, kto, cpo, simpo, orpo, rm) or rewards (grpo, dapo, rloo ...)",
+        "learn from preferences (dpo, kto, rm ...), rewards (grpo, rloo ...) or a teacher (gkd)",
         "swift.config.runs:RlhfConfig", "swift.recipes.rlhf:run", "Train", distributed=True,
     ),
     "check": Command("say what a configuration would do, without training", group="Train"),
@@ -59,6 +59,10 @@ COMMANDS = {
     "infer": Command(
         "chat in the terminal, or answer a whole data set", "swift.config.runs:InferConfig",
         "swift.recipes.infer:run", "Use",
+    ),
+    "sample": Command(
+        "draw answers, judge them, write the best as rows to learn from",
+        "swift.config.sample:SampleConfig", "swift.recipes.sample:run", "Use",
     ),
     "deploy": Command(
         "serve over HTTP as OpenAI and Anthropic do", "swift.config.runs:DeployConfig",
@@ -103,7 +107,7 @@ TOKENS = Command(
 )  # fmt: skip
 """What ``swift export`` does with ``--to_cached_dataset``."""
 
-LATER = ("eval", "sample", "web-ui", "megatron")
+LATER = ("eval", "web-ui", "megatron")
 """Commands of ms-swift that are known and not supported yet."""
 
 

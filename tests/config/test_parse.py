@@ -409,7 +409,8 @@ FILES = [
     ("ENV: {A: 1}", "1: ENV is not read; set variables before the command"),
     ("command: pt", "1: this is a configuration of swift pt"),
     ("beta: 0.1", "1: beta: swift sft has no such setting"),
-    ("lmbda: 0.1", "1: lmbda: known from ms-swift, not supported yet "
+    ("log_rollout_offpolicy_metrics: true",
+     "1: log_rollout_offpolicy_metrics: known from ms-swift, not supported yet "
      "(preference and policy training)"),
     ("5: 3", "1: 5: swift sft has no such setting"),
 ]  # fmt: skip

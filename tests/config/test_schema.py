@@ -19,6 +19,7 @@ NEEDED = {
     "verify": ["--model", "m"],
     "trace": ["--run", "r", "--step", "1"],
     "infer": ["--model", "m"],
+    "sample": ["--model", "m", "--dataset", "d"],
     "deploy": ["--model", "m"],
     "app": ["--model", "m"],
     "rollout": ["--model", "m"],

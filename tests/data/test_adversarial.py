@@ -108,6 +108,9 @@ def rows_of_tasks() -> list[Any]:
               for name in ("query", "positive", "negative", "score")),
             *({"query": "a", "documents": ["b"], "labels": [1], name: value}
               for name in ("documents", "labels")),
+            *({"prompt": "a", "completions": ["b"], "labels": [True], name: value}
+              for name in ("prompt", "completions", "labels")),
+            {"prompt": "a", "completions": [value], "labels": [value]},
             {"sentence1": "a", "sentence2": value, "score": value},
             {"text": "a", "label": value},
             {"text": value, "label": 1},

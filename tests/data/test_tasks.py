@@ -17,6 +17,7 @@ from swift.data.formats.meaning import (
     Preference,
     Prompt,
     Ranking,
+    Steps,
     Unpaired,
     conversations,
     kind_of,
@@ -31,6 +32,8 @@ MEANINGS: dict[str, Any] = {
     "unpaired": Unpaired,
     "embedding": Embedding,
     "ranking": Ranking,
+    "relevance": Ranking,
+    "steps": Steps,
     "classification": Classification,
     "prompt": Prompt,
 }

@@ -43,8 +43,12 @@ def serve(answer: Callable[[int, str, dict[str, Any]], Reply]) -> Iterator[Stand
         def log_message(self, *_: Any) -> None:
             pass
 
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+            length = int(self.headers.get("Content-Length", 0))
+            body = json.loads(self.rfile.read(length) or b"{}")
             with lock:
                 number = len(found.asked)
                 found.asked.append((self.path, body, dict(self.headers)))

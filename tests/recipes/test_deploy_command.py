@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 
+import tiny
 from processes import deployed, fail, run
 from swift.chat.load import load_renderer
 from swift.chat.manifest import FILE, text_of
@@ -103,3 +104,26 @@ def test_a_port_that_is_taken_is_one_clear_line(checkpoint: Path, tmp_path: Path
         port = taken.getsockname()[1]
         code, text = fail(["deploy", "--model", checkpoint, "--port", port], tmp_path)
     assert code == 2 and f"--port {port}" in text and "Traceback" not in text
+
+
+def test_a_checkpoint_of_embeddings_reads_texts_as_it_learned_them(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    rows = [{"anchor": f"Who, {i}?", "positive": f"Apus, {i}."} for i in range(8)]
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    words = ["sft", "--task_type", "embedding", "--model", checkpoint, "--dataset", data]
+    words += ["--tuner_type", "full", "--max_steps", 2, "--report_to", "none"]
+    run([*words, "--per_device_train_batch_size", 4, "--output_dir", "run"], tmp_path)
+    folder = tmp_path / "run/checkpoint-2"
+    asked = [{"role": "user", "content": "Who, 3?"}]
+    ids = tiny.make_tokenizer().apply_chat_template(
+        asked, add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
+    model: Any = load_model(folder, torch.float32)
+    with torch.no_grad():
+        wanted = torch.nn.functional.normalize(model.model(ids).last_hidden_state[0, -1], dim=-1)
+    with deployed(tmp_path, "--model", folder, "--torch_dtype", "float32") as (address, _, _):
+        body = {"model": "checkpoint-2", "input": "Who, 3?"}
+        found = httpx.post(f"{address}/embeddings", json=body, timeout=60).json()
+    vector = torch.tensor(found["data"][0]["embedding"])
+    torch.testing.assert_close(vector, wanted, rtol=0, atol=1e-5)

@@ -7,10 +7,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from processes import fail, run
+from swift.chat.message import Message
 from swift.models.save import saved_keys
+from swift.rl.rewards.model import judging
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +89,37 @@ def test_nothing_to_merge_is_an_error_with_the_flag_to_add(tmp_path: Path) -> No
     for words, hint in ((["merge-lora"], "--adapters"), (["export"], "--merge_lora true")):
         code, text = fail(words, tmp_path)
         assert code == 2 and hint in text
+
+
+@pytest.mark.parametrize("kind", ["seq_cls", "rm"])
+def test_an_adapter_with_a_head_is_merged_with_it(
+    kind: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    import tiny
+
+    if kind == "rm":
+        rows = [{"prompt": f"{i}?", "chosen": f"Yes, {i}.", "rejected": "No."} for i in range(8)]
+        words = ["rlhf", "--rlhf_type", "rm"]
+    else:
+        rows = [{"text": f"Number {i}.", "label": i % 3} for i in range(8)]
+        words = ["sft", "--task_type", "seq_cls", "--num_labels", 3]
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    words += ["--model", checkpoint, "--dataset", data, "--learning_rate", 1e-2, "--max_steps", 4]
+    run([*words, "--num_train_epochs", 4, "--output_dir", "run", "--report_to", "none"], tmp_path)
+    adapter = tmp_path / "run/checkpoint-4"
+    run(["merge-lora", "--adapters", adapter, "--output_dir", "merged"], tmp_path)
+    count = 1 if kind == "rm" else 3
+    base = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=count)
+    beside = PeftModel.from_pretrained(base, adapter).eval()
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    tokens = torch.randint(3, 400, (1, 20))
+    with torch.no_grad():
+        expected, found = (m(input_ids=tokens).logits for m in (beside, merged))
+    assert found.shape == (1, count)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    if kind == "rm":
+        said = [[Message("user", "1?")]] * 2
+        both = [judging(str(folder), torch.device("cpu"), "auto", print) for folder in
+                (adapter, tmp_path / "merged")]  # fmt: skip
+        first, second = (judge(["Yes, 1.", "No."], said) for judge in both)
+        assert first == pytest.approx(second, abs=1e-5) and first[0] > first[1]

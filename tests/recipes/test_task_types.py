@@ -13,7 +13,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 import tiny
 from processes import fail, run
@@ -120,6 +125,37 @@ def test_classes_of_what_was_held_out(tuner: str, checkpoint: Path, tmp_path: Pa
     assert right / len(held) >= 0.8
     assert final(lines, "accuracy") == pytest.approx(right / len(held))
     assert final(lines, "loss") == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    asked = tiny.write_rows(tmp_path / "asked.jsonl", [{"text": row["text"]} for row in held])
+    where = "--model" if tuner == "full" else "--adapters"
+    for line, row in zip(scored(tmp_path, where, folder, asked), held, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=tokens(row["text"])).logits[0]
+        assert line["label"] == int(logits.argmax())
+        assert line["probabilities"] == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
+
+
+def scored(where: Path, *words: Any) -> list[dict[str, Any]]:
+    """What ``swift infer`` says of rows; asked twice, it says nothing twice."""
+    flag, folder, rows = words
+    said = ["infer", flag, folder, "--val_dataset", rows, "--result_path", "result.jsonl"]
+    run(said, where)
+    assert "(0 rows, 0 could not" in run(said, where)
+    return [json.loads(line) for line in (where / "result.jsonl").read_text().splitlines()]
+
+
+def test_what_gives_scores_does_not_chat(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "classes"
+    AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=3).save_pretrained(
+        folder
+    )
+    tiny.make_tokenizer().save_pretrained(folder)
+    code, text = fail(["infer", "--model", folder], tmp_path)
+    assert code == 2 and "gives scores, and does not chat" in text
+    code, text = fail(["deploy", "--model", folder, "--port", 0], tmp_path)
+    assert code == 2 and "gives scores and does not write" in text
+    rows = tiny.write_rows(tmp_path / "odd.jsonl", [{"text": 7}, {"other": 1}, {"text": "Hi"}])
+    bad, worse, good = scored(tmp_path, "--model", folder, rows)
+    assert bad["error"] and worse["error"] and good["label"] in (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +210,58 @@ def test_documents_are_ranked(loss: str, checkpoint: Path, tmp_path: Path) -> No
     assert right / 8 >= 0.75
     assert final(lines, "top1") == pytest.approx(right / 8)
     assert final(lines, "loss") == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    for line, row in zip(
+        scored(tmp_path, "--model", folder, tmp_path / "held.jsonl"), held, strict=True
+    ):
+        with torch.no_grad():
+            read = [model(input_ids=tokens(row["query"], one)).logits for one in row["documents"]]
+        assert line["scores"] == pytest.approx(torch.cat(read)[:, 0].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["pointwise_reranker", "listwise_reranker"])
+def test_documents_are_ranked_by_a_model_that_writes(
+    loss: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """The score is read from transformers' causal model, behind the question of Qwen3-Reranker."""
+    held = queries(100, 8)
+    words = ["--task_type", "generative_reranker", "--loss_type", loss, "--max_steps", 40]
+    words += ["--task.positive_token", "y", "--task.negative_token", "n", "--tuner_type", "full"]
+    lines = train(tmp_path, checkpoint, queries(0, 64), held, *words)
+    folder = tmp_path / "run/checkpoint-40"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer: PreTrainedTokenizerFast = tiny.make_tokenizer()
+    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in "yn")
+    judge = (
+        "Judge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".'
+    )
+    task = "Given a web search query, retrieve relevant passages that answer the query"
+    expected, right = 0.0, 0
+    for row in held:
+        found = []
+        for one in row["documents"]:
+            text = f"<Instruct>: {task}\n<Query>: {row['query']}\n<Document>: {one}"
+            said = [{"role": "system", "content": judge}, {"role": "user", "content": text}]
+            asked = tokenizer.apply_chat_template(
+                said, add_generation_prompt=True, return_tensors="pt", return_dict=False
+            )
+            with torch.no_grad():
+                logits = model(input_ids=asked).logits[0, -1].double()
+            found.append(logits[yes] - logits[no])
+        scores, labels = torch.stack(found), torch.tensor(row["labels"]).double()
+        cost = F.binary_cross_entropy_with_logits(scores, labels)
+        expected += float(-scores.log_softmax(0)[0] if loss.startswith("list") else cost) / 8
+        right += int(scores.argmax()) == 0
+    assert right / 8 >= 0.75
+    assert final(lines, "top1") == pytest.approx(right / 8)
+    assert final(lines, "loss") == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_answers_that_are_no_tokens_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    data = tiny.write_rows(tmp_path / "rows.jsonl", queries(0, 8))
+    words = ["sft", "--model", checkpoint, "--dataset", data, "--task_type", "generative_reranker"]
+    code, text = fail([*words, "--task.positive_token", "certainly"], tmp_path)
+    assert code == 2 and "--task.positive_token: 'certainly' is no token" in text
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ def serve(
     together: int = 64 << 20,
     body_timeout_s: float = 60.0,
     fetcher: Fetcher | None = None,
+    turns: bool = False,
 ) -> FastAPI:
     """An application over an engine."""
     service = Service(
@@ -84,6 +85,7 @@ def serve(
         Log(speaking=False),
         recorder=recorder,
         fetcher=fetcher,
+        turns=turns,
     )
     bodies = Bodies(max_body, together, body_timeout_s)
     return make_app(service, keys or Keys({}, Caller("anyone")), bodies)

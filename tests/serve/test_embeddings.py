@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from serving import SayingEngine, client_of, post, serve
 
+import tiny
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.errors import ConfigError
 from swift.infer.backends.embed import pooling_of
@@ -169,3 +170,21 @@ def test_other_names_and_engines_are_refused(app: Any) -> None:
     done = post(serve(SayingEngine(renderer, "x"), renderer), "/v1/embeddings", {"input": "a"})
     assert (done.status_code, done.json()["error"]["code"]) == (400, "unsupported")
     assert create(app, input="a", dimensions=48).data[0].embedding
+
+
+def test_what_was_learned_as_turns_is_read_as_turns(checkpoint: Path) -> None:
+    """As docs/tasks.md computes a vector with transformers."""
+    app = serve(engine_of(checkpoint), load_renderer(checkpoint), turns=True, system="Be a bird.")
+    said = [{"role": "system", "content": "Be a bird."}, {"role": "user", "content": "Who?"}]
+    ids = tiny.make_tokenizer().apply_chat_template(
+        said, add_generation_prompt=True, return_dict=False
+    )
+    found = post(app, "/v1/embeddings", {"input": ["Who?", "Else."]}).json()
+    assert found["usage"]["prompt_tokens"] > len(ids)
+    wanted = plain(checkpoint, ids, lambda states: states[-1])
+    vector = torch.tensor(found["data"][0]["embedding"])
+    torch.testing.assert_close(vector, wanted, rtol=0, atol=2e-6)
+    [exact] = post(app, "/v1/embeddings", {"input": ids}).json()["data"]  # ids are as they are
+    torch.testing.assert_close(torch.tensor(exact["embedding"]), wanted, rtol=0, atol=2e-6)
+    refused = post(app, "/v1/embeddings", {"input": ""})
+    assert refused.status_code == 400 and "is empty" in refused.text

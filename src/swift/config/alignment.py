@@ -198,3 +198,21 @@ class RmSection(RlhfSection):
     def scores(self) -> int | None:
         """A score."""
         return 1
+
+
+@variant(RlhfSection, "prm", code="swift.train.steps:prm")
+class PrmSection(RlhfSection):
+    """A process reward model (arXiv:2211.14275): of each step of an answer, whether it is right."""
+
+    kind: Literal["prm"] = "prm"
+    task: ClassVar[str] = "steps"
+
+    @property
+    def scores(self) -> int | None:
+        """Of wrong and right."""
+        return 2
+
+    @property
+    def each_token(self) -> bool:
+        """Behind every step."""
+        return True

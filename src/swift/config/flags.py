@@ -8,6 +8,7 @@ not supported yet (``LATER``, in later.py). Any setting can also be written as a
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +41,17 @@ def _offloaded(shard: str) -> Several:
     return Several({"parallel.shard": shard, "parallel.offload": True})
 
 
+def _engine_settings(value: Any) -> Any:
+    """Settings of an engine as JSON, by the names that they have here."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+    return (
+        Several({f"infer.{k}": v for k, v in found.items()}) if isinstance(found, dict) else value
+    )
+
+
 _SHARD = _words(
     zero0="none", zero1="gradients", zero2="gradients", zero3="parameters",
     zero2_offload=_offloaded("gradients"), zero3_offload=_offloaded("parameters"),
@@ -57,6 +69,9 @@ _OPTIM = _words(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw"
 _METRIC = _words(eval_loss="loss", acc="token_accuracy")
 _ADVANTAGE = _words(grpo="group", rloo="leave_one_out", reinforce_plus_plus="batch")
 _BACKEND = _words(pt="transformers", hf="transformers")
+_SAMPLER = _words(
+    pt="transformers", hf="transformers", client="http", no=Several({"sample.ask": False})
+)
 
 FLAGS: dict[str, Flag] = {
     # model
@@ -162,6 +177,15 @@ FLAGS: dict[str, Flag] = {
     "cpo_alpha": _flag("rlhf.cpo_alpha"),
     "simpo_gamma": _flag("rlhf.simpo_gamma"),
     "center_rewards_coefficient": _flag("rlhf.center_rewards_coefficient"),
+    # what is learned from a teacher
+    "teacher_model": _flag("rlhf.teacher_model"),
+    "teacher_adapters": _flag("rlhf.teacher_adapters"),
+    "teacher_model_server": _flag("rlhf.teacher_model_server"),
+    "offload_teacher_model": _flag("rlhf.offload_teacher_model"),
+    "lmbda": _flag("rlhf.lmbda"),
+    "seq_kd": _flag("rlhf.seq_kd"),
+    "sft_alpha": _flag("rlhf.sft_alpha"),
+    "gkd_logits_topk": _flag("rlhf.logits_topk"),
     # what is learned from rewards
     "advantage_estimator": _flag("rlhf.advantage", rewrite=_ADVANTAGE),
     "scale_rewards": _flag("rlhf.scale_rewards"),
@@ -254,7 +278,7 @@ FLAGS: dict[str, Flag] = {
     "vit_gradient_checkpointing": _flag("train.vit_gradient_checkpointing"),
     "seed": _flag("train.seed", "infer.seed"),
     "full_determinism": _flag("train.deterministic"),
-    "resume": _flag("train.resume", rewrite=_resume),
+    "resume": _flag("train.resume", "sample.resume", rewrite=_resume),
     "resume_from_checkpoint": _alias("train.resume", _resume),
     # several processes
     "deepspeed": _alias("parallel.shard", _SHARD),
@@ -287,7 +311,7 @@ FLAGS: dict[str, Flag] = {
     "lmdeploy_cache_max_entry_count": _flag("lmdeploy.cache_max_entry_count"),
     "lmdeploy_quant_policy": _flag("lmdeploy.quant_policy"),
     **{f"vllm_{name}": _flag(f"vllm.{name}") for name in VllmSection.model_fields},
-    "max_new_tokens": _flag("infer.max_new_tokens"),
+    "max_new_tokens": _flag("infer.max_new_tokens", "rollout.max_completion_length"),
     "temperature": _flag("infer.temperature", "rollout.temperature"),
     "top_p": _flag("infer.top_p", "rollout.top_p"),
     "top_k": _flag("infer.top_k", "rollout.top_k"),
@@ -303,6 +327,22 @@ FLAGS: dict[str, Flag] = {
     "max_batch_size": _flag("infer.batch_size"),
     "load_data_args": _flag("load_data_args"),
     "result_path": _flag("result_path"),
+    # answers to learn from
+    "sampler_type": _flag("sample.sampler_type"),
+    "sampler_engine": _alias("infer.backend", _SAMPLER),
+    "num_return_sequences": _flag("sample.num_return_sequences"),
+    "n_best_to_keep": _flag("sample.n_best_to_keep"),
+    "orm_model": _flag("sample.orm_model"),
+    "prm_model": _flag("sample.prm_model"),
+    "prm_threshold": _flag("sample.prm_threshold"),
+    "easy_query_threshold": _flag("sample.easy_query_threshold"),
+    "num_sampling_batch_size": _flag("sample.num_sampling_batch_size"),
+    "num_sampling_batches": _flag("sample.num_sampling_batches"),
+    "data_range": _flag("sample.data_range"),
+    "cache_files": _flag("sample.cache_files"),
+    "output_file": _flag("sample.output_file"),
+    "override_exist_file": _flag("sample.override_exist_file"),
+    "engine_kwargs": _alias("infer.base_url", _engine_settings),
     # service
     "host": _flag("serve.host"),
     "port": _flag("serve.port"),
@@ -318,7 +358,7 @@ FLAGS: dict[str, Flag] = {
     "deadline": _flag("serve.deadline_s"),
     "requests_per_minute": _flag("serve.requests_per_minute"),
     "tokens_per_minute": _flag("serve.tokens_per_minute"),
-    "concurrency": _flag("serve.concurrency"),
+    "concurrency": _flag("serve.concurrency", "sample.concurrency"),
     "max_body_mb": _flag("serve.max_body_mb"),
     "max_media": _flag("serve.max_media"),
     "allowed_media_domains": _flag("serve.media_hosts"),
@@ -362,6 +402,7 @@ def _idle(why: str, *values: str) -> Idle:
 IDLE: dict[str, Idle] = {
     "use_liger_kernel": _idle("the head and its loss always run in chunks over learned tokens"),
     "task_type": _idle("this command is for models that write", "causal_lm"),  # but of swift sft
+    "teacher_deepspeed": _idle("a teacher is whole on each device; see --offload_teacher_model"),
     "padding_free": _idle("batches never carry padding"),
     "lazy_tokenize": _idle("tokens are made once and cached on disk"),
     "packing_num_proc": _idle("packing takes no time worth splitting"),

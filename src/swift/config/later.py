@@ -15,10 +15,6 @@ _TOPICS = {
         reft_layers reft_rank target_parameters use_galore use_swift_lora vera_d_initial
         vera_dropout vera_projection_prng_key vera_rank
     """,
-    "preference and policy training": """
-        gkd_logits_topk lmbda offload_teacher_model sft_alpha teacher_deepspeed teacher_model
-        teacher_model_server
-    """,
     "Megatron": """
         attention_backend context_parallel_size cross_entropy_fusion_impl
         cross_entropy_loss_fusion decoder_first_pipeline_num_layers
@@ -110,7 +106,6 @@ LATER_VALUES: dict[str, frozenset[str]] = {
         "tuner.kind": """
         adalora adapter boft bone fourierft ia3 llamapro longlora lora_llm oft reft vera
         """,
-        "task.kind": "generative_reranker",
         "optimizer.kind": """
         adafactor adamw_8bit adamw_bnb_8bit galore lomo muon paged_adamw_8bit sgd
         """,

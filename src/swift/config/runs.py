@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from swift.config.alignment import DpoSection, RlhfSection
 from swift.config.chord import ChordSection
 from swift.config.data import AnswersSection, ConversationsSection, DataSection, TextsSection
+from swift.config.distill import GkdSection
 from swift.config.engine import LmdeploySection, SglangSection, VllmSection
 from swift.config.infer import EngineSection, InferSection
 from swift.config.inspect import InspectSection
@@ -124,6 +125,13 @@ class RlhfConfig(TrainingConfig):
         path, why = misfit(self)
         if path:
             raise PydanticCustomError("where", "{why}", {"path": path, "why": why})
+        return self
+
+    @model_validator(mode="after")
+    def _check_writing(self) -> RlhfConfig:
+        if isinstance(self.rlhf, GkdSection) and self.rlhf.writes and self.parallel.shard != "none":
+            why = "the model answers while it learns, so each process holds all of it; --lmbda 0"
+            raise PydanticCustomError("where", "{why}", {"path": "parallel.shard", "why": why})
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from swift.config.learned import LearnedSection
-from swift.config.section import as_list
+from swift.config.section import Word, as_list
 from swift.registry import variant
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -113,3 +113,24 @@ class RerankerSection(TaskSection):
     def scores(self) -> int | None:
         """A score."""
         return 1
+
+
+@variant(TaskSection, "generative_reranker", code="swift.train.ranking:generative")
+class GenerativeRerankerSection(RerankerSection):
+    """The same from a model that writes: it is asked whether a document fits, and the score is how
+    much likelier it is to answer yes than no, as a difference of logits.
+    """
+
+    kind: Literal["generative_reranker"] = "generative_reranker"  # type: ignore[assignment]
+    task: ClassVar[str] = "relevance"
+
+    positive_token: Word = "yes"
+    """The token of the one answer."""
+
+    negative_token: Word = "no"
+    """The token of the other one."""
+
+    @property
+    def scores(self) -> int | None:
+        """None: the model still writes."""
+        return None

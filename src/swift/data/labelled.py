@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from swift.chat.message import Conversation, Rendered
+from swift.chat.message import Conversation, Message, Rendered
 from swift.chat.render import Renderer
 from swift.data.formats.meaning import (
+    SYSTEMS,
     Classification,
     Embedding,
     Meaning,
     Preference,
     Ranking,
+    Steps,
     Unpaired,
     kind_of,
 )
@@ -50,10 +53,13 @@ def labelled(meaning: Meaning, renderer: Renderer, learn: str) -> Compact:
             near = 1.0 if score is None else score
             labels = (*[near] * len(positives), *[0.0] * len(negatives))
             return joined([_read(text, renderer, name) for name, text in texts], labels)
-        case Ranking(query, documents, labels):
-            pairs = [_answered(query, document) for document in documents]
+        case Ranking(query, documents, labels, asked):
+            joining = question if asked else _answered
+            pairs = [joining(query, document) for document in documents]
             read = [_read(pair, renderer, f"document {i}") for i, pair in enumerate(pairs, 1)]
             return joined(read, labels)
+        case Steps(conversation, steps, labels):
+            return joined([_judged(conversation, steps, renderer)], labels)
         case _:
             raise RenderError(f"a row of kind {kind_of(meaning)} cannot be learned from here")
 
@@ -62,6 +68,32 @@ def _answered(query: Conversation, document: Conversation) -> Conversation:
     """A document as the answer to its query."""
     turns = (replace(message, role="assistant") for message in document.messages)
     return replace(query, messages=(*query.messages, *turns))
+
+
+JUDGE = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".'
+)
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+def question(query: Conversation, document: Conversation) -> Conversation:
+    """Whether a document fits a query, as Qwen3-Reranker is asked; a system message of the query is
+    the instruction.
+
+    Raises:
+        RenderError: the query is more than a message of a user.
+    """
+    system = [m.content for m in query.messages if m.role in SYSTEMS]
+    turns = [m.content for m in query.messages if m.role not in SYSTEMS]
+    if len(turns) != 1 or not all(isinstance(one, str) for one in (*turns, *system)):
+        raise RenderError("a query with documents is one message, of text")
+    text = "\n".join(str(message.content) for message in document.messages)
+    asked = (
+        f"<Instruct>: {system[0] if system else INSTRUCTION}\n<Query>: {turns[0]}\n"
+        f"<Document>: {text}"
+    )
+    return replace(query, messages=(Message("system", JUDGE), Message("user", asked)))
 
 
 def _read(conversation: Conversation, renderer: Renderer, name: str) -> Compact:
@@ -79,6 +111,35 @@ def _read(conversation: Conversation, renderer: Renderer, name: str) -> Compact:
     except RenderError as error:
         raise RenderError(f"{name}: {error}") from None
     return compact(Rendered(tokens, [1.0] * len(tokens)))
+
+
+def in_steps(
+    prompt: Sequence[int], steps: Sequence[str], renderer: Renderer
+) -> tuple[list[int], list[int]]:
+    """A prompt with the steps of an answer behind it, each with the end of a line.
+
+    Returns:
+        The tokens, and where the last token of each step stands.
+    """
+    tokens, ends = list(prompt), []
+    for step in steps:
+        tokens += [*renderer.tokenizer.encode(step).ids, *renderer.tokenizer.encode("\n").ids]
+        ends.append(len(tokens) - 1)
+    return tokens, ends
+
+
+def _judged(conversation: Conversation, steps: Sequence[str], renderer: Renderer) -> Compact:
+    """Steps as tokens. What is learned at the end of a step is said by the weight of the token
+    behind it, as everywhere; behind the last one a stop token stands for that.
+    """
+    if conversation.media:
+        raise RenderError("images, videos and sounds are not read for this task yet")
+    given = conversation.messages, conversation.tools, conversation.template_kwargs
+    tokens, ends = in_steps(renderer.prompt(*given), steps, renderer)
+    weights = [0.0] * (len(tokens) + 1)
+    for end in ends:
+        weights[end + 1] = 1.0
+    return compact(Rendered([*tokens, min(renderer.stop_ids)], weights))
 
 
 def _sequence(conversation: Conversation, renderer: Renderer, learn: str, name: str) -> Compact:

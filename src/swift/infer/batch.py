@@ -88,9 +88,9 @@ def answer_all(
     Returns:
         The number of rows that could not be answered; each has a line with ``error``.
     """
-    done = _answered(result)
+    done = answered(result)
     result.parent.mkdir(parents=True, exist_ok=True)
-    failed = answered = 0
+    failed = count = 0
     with result.open("a", encoding="utf-8") as file:
         waiting = (row for row in rows if _number(row) not in done)
         while batch := list(islice(waiting, batch_size)):
@@ -98,8 +98,8 @@ def answer_all(
             failed += sum("error" in line for line in lines)
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             file.flush()
-            answered += len(lines)
-            progress(answered, len(done))
+            count += len(lines)
+            progress(count, len(done))
     return failed
 
 
@@ -134,13 +134,13 @@ def _answer(talker: Answers, batch: list[Question | tuple[int, str, str]]) -> li
                     "response": message.content,
                     "labels": row.label,
                     "finish_reason": completion.finish_reason,
-                    "messages": [_written(turn) for turn in (*row.before, message)],
+                    "messages": [written(turn) for turn in (*row.before, message)],
                 }
             )
     return lines
 
 
-def _written(message: Message) -> dict[str, Any]:
+def written(message: Message) -> dict[str, Any]:
     """A message as a row may hold it: media with the place where they lie."""
     turn = message.for_template()
     if not isinstance(message.content, str):
@@ -162,7 +162,7 @@ def _one_by_one(talker: Answers, asked: list[Question]) -> tuple[dict[int, Any],
     return found, broken
 
 
-def _answered(result: Path) -> set[int]:
+def answered(result: Path) -> set[int]:
     """Rows that have a line; a line that a kill cut short is taken away."""
     if not result.is_file():
         return set()

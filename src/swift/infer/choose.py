@@ -46,6 +46,7 @@ class Row:
         self.drawn_logprobs: list[float] = []
         self.top_logprobs: list[dict[int, float]] = []
         self.prompt_logprobs: list[float] | None = None
+        self.prompt_top: list[dict[int, float]] | None = None
         self.finish: Finish | None = None
         self.error: SwiftError | None = None  # why it ended early
         self.limit = limit
@@ -123,6 +124,7 @@ class Row:
             self.top_logprobs if wanted else None,
             self.prompt_logprobs,
             self.drawn_logprobs if wanted is not None and self.drawn_logprobs else None,
+            self.prompt_top,
         )
 
     def piece(self, start: int) -> Piece:

@@ -24,6 +24,7 @@ class Ability(StrEnum):
     STREAM = "streaming"
     LOGPROBS = "logprobs"
     PROMPT_LOGPROBS = "prompt_logprobs"
+    PROMPT_TOP = "prompt_logprobs of other tokens"
     GUIDE = "guided generation"
     MEDIA = "media"
     PENALTIES = "penalties"
@@ -68,6 +69,7 @@ class Sampling:
     logprobs: int | None = None  # None: none; 0: of the chosen tokens; k: also the k most likely
     prompt_logprobs: bool = False
     guide: Guide | None = None
+    prompt_top: int = 0  # with prompt_logprobs: also the k most likely tokens there
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Completion:
     prompt_logprobs: list[float] | None = None  # of every prompt token but the first
     drawn_logprobs: list[float] | None = None  # as logprobs, but of what was drawn from: with
     # temperature, cuts and penalties; None where the engine does not say, or nothing was drawn
+    prompt_top: list[dict[int, float]] | None = None  # the most likely ones at each prompt token
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ def needs(request: Request) -> frozenset[Ability]:
     asked = {
         Ability.LOGPROBS: s.logprobs is not None,
         Ability.PROMPT_LOGPROBS: s.prompt_logprobs,
+        Ability.PROMPT_TOP: s.prompt_top > 0,
         Ability.GUIDE: s.guide is not None,
         Ability.MEDIA: bool(request.media),
         Ability.PENALTIES: (s.repetition_penalty, s.presence_penalty, s.frequency_penalty)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -13,9 +13,8 @@ import yaml
 from swift.chat.load import load_tokenizer, renderer_for
 from swift.chat.render import Renderer
 from swift.config.engine import Servers
-from swift.config.infer import EngineSection
+from swift.config.infer import EngineSection, InferSection
 from swift.config.model import UsedModelSection
-from swift.config.runs import InferConfig
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
@@ -63,7 +62,19 @@ def trained(folder: str | None) -> Trained:
     return Trained(config if isinstance(config, dict) else {}, named)
 
 
-def settled(config: InferConfig) -> tuple[UsedModelSection, Trained]:
+class Answering(Servers, Protocol):
+    """A configuration of what answers."""
+
+    @property
+    def model(self) -> UsedModelSection:
+        """Which model."""
+
+    @property
+    def infer(self) -> InferSection:
+        """How it answers."""
+
+
+def settled(config: Answering) -> tuple[UsedModelSection, Trained]:
     """The model of a configuration; a server's own is what it is called there.
 
     Raises:
@@ -121,7 +132,7 @@ def fetch(section: UsedModelSection, dtype: torch.dtype, log: Log) -> Path:
 
 
 def answers_of(
-    config: InferConfig, section: UsedModelSection, device: torch.device, log: Log
+    config: Answering, section: UsedModelSection, device: torch.device, log: Log
 ) -> Answers:
     """What answers messages by a configuration, with its model settled.
 

@@ -51,7 +51,9 @@ class RemoteTalker:
         if missing := [name for name, asked in wanted.items() if asked]:
             raise ConfigError(*(f"the http engine has no {name}" for name in missing))
 
-    def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
+    def answers(
+        self, asked: Sequence[Conversation], seeds: Sequence[int] | None = None
+    ) -> list[tuple[Message, Completion]]:
         """The answer to each conversation; of its tokens nothing is known.
 
         Raises:
@@ -59,6 +61,8 @@ class RemoteTalker:
             ConfigError, ServerError: the server refuses, or fails.
         """
         bodies = [self._body(one, stream=False) for one in asked]
+        if seeds:
+            bodies = [{**body, "seed": s} for body, s in zip(bodies, seeds, strict=True)]
 
         async def ask(client: Client, body: Mapping[str, Any]) -> tuple[Message, Completion]:
             choice = _choice(await client.ask(_PATH, body))

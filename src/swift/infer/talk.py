@@ -41,8 +41,15 @@ def sampling_of(settings: EngineSection) -> Sampling:
 class Answers(Protocol):
     """Something that answers messages."""
 
-    def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
-        """The answer to each conversation, and the completion it was read from."""
+    def answers(
+        self, asked: Sequence[Conversation], seeds: Sequence[int] | None = None
+    ) -> list[tuple[Message, Completion]]:
+        """The answer to each conversation, and the completion it was read from.
+
+        Args:
+            asked: conversations that end with a question.
+            seeds: one for each, in place of that of the settings.
+        """
 
     def stream(self, asked: Conversation, show: Callable[[Delta], None]) -> Message:
         """One answer, shown piece by piece."""
@@ -57,15 +64,21 @@ class Talker:
     sampling: Sampling
     adapter: str | None = None  # by which it answers, where the engine has several
 
-    def answers(self, asked: Sequence[Conversation]) -> list[tuple[Message, Completion]]:
+    def answers(
+        self, asked: Sequence[Conversation], seeds: Sequence[int] | None = None
+    ) -> list[tuple[Message, Completion]]:
         """The answer to each conversation, and the completion it was read from.
 
         Where the last message is an answer with a ``prefix``, the model goes on behind it; the
         answer holds it.
         """
-        sampling = self._sampling()
+        same = self._sampling()
+        samplings = [replace(same, seed=seed) for seed in seeds] if seeds else [same] * len(asked)
         completions = self.engine.generate(
-            [Request(self._prompt(one), sampling, one.media, self.adapter) for one in asked]
+            [
+                Request(self._prompt(one), sampling, one.media, self.adapter)
+                for one, sampling in zip(asked, samplings, strict=True)
+            ]
         )
         return [
             (self._read(completion, one), completion)

@@ -46,9 +46,41 @@ def cross_entropy(
         ``total`` (nats), and in ``sums`` ``token_accuracy``: the weight of the positions whose
         most likely token is the target.
     """
+
+    def judge(logits_NV: torch.Tensor, part: slice, slope: bool) -> Judged:
+        return _softmax_loss(logits_NV, targets_N[part], weights_N[part], slope=slope)
+
     rows = chunk_rows(vocabulary, hidden_ND.device)
-    total, right = _Chunked.apply(hidden_ND, targets_N, weights_N, head, rows, *learning)
-    return Loss(total, {"token_accuracy": right.detach()})
+    total, (right,) = in_chunks(hidden_ND, head, learning, rows, judge)
+    return Loss(total, {"token_accuracy": right})
+
+
+Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Of a chunk: the summed loss, further sums (M,), and the derivative of the loss by the logits."""
+
+
+def in_chunks(
+    hidden_ND: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    learning: Sequence[torch.Tensor],
+    rows: int,
+    judge: Callable[[torch.Tensor, slice, bool], Judged],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A loss of logits of which only a chunk exists at a time; its gradient is made with it.
+
+    Args:
+        hidden_ND: what the head reads.
+        head: (n, D) -> logits (n, V).
+        learning: the parameters inside ``head`` that need gradients.
+        rows: of a chunk.
+        judge: (logits, which rows they are of, whether a slope is wanted) -> see :data:`Judged`.
+            It may work in place.
+
+    Returns:
+        The sum of the losses, with gradient, and of the further sums (M,), without.
+    """
+    total, others_M = _Chunked.apply(hidden_ND, head, rows, judge, *learning)
+    return total, others_M
 
 
 class _Chunked(torch.autograd.Function):
@@ -56,29 +88,26 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_ND: torch.Tensor,
-        targets_N: torch.Tensor,
-        weights_N: torch.Tensor,
         head: Callable[[torch.Tensor], torch.Tensor],
         rows: int,
+        judge: Callable[[torch.Tensor, slice, bool], Judged],
         *learning: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
+        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]]
         total = hidden_ND.new_zeros((), dtype=torch.float32)
-        right = torch.zeros_like(total)
+        others_M = total
         grads: list[torch.Tensor | None] = [
             torch.zeros_like(x) if need else None
             for x, need in zip((hidden_ND, *learning), needs, strict=True)
         ]
-        for start in range(0, len(targets_N), rows):
+        for start in range(0, max(1, len(hidden_ND)), rows):
             part = slice(start, start + rows)
             hidden = hidden_ND[part].detach().requires_grad_(needs[0])
             with torch.set_grad_enabled(any(needs)):
                 logits_NV = head(hidden)
-            loss, hits, slope_NV = _softmax_loss(
-                logits_NV, targets_N[part], weights_N[part], slope=any(needs)
-            )
-            total += loss
-            right += hits
+            loss, found_M, slope_NV = judge(logits_NV, part, any(needs))
+            total = total + loss
+            others_M = others_M + found_M
             if slope_NV is None:
                 continue
             wanted = [x for x, need in zip((hidden, *learning), needs, strict=True) if need]
@@ -89,19 +118,19 @@ class _Chunked(torch.autograd.Function):
                 if grad is not None:
                     grad += next(found)
         ctx.grads = grads
-        ctx.mark_non_differentiable(right)
-        return total, right
+        ctx.mark_non_differentiable(others_M)
+        return total, others_M
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled = [None if grad is None else grad.mul_(slopes[0]) for grad in ctx.grads]
         ctx.grads = None
-        return (scaled[0], None, None, None, None, *scaled[1:])
+        return (scaled[0], None, None, None, *scaled[1:])
 
 
 def _softmax_loss(
     logits_NV: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor, *, slope: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+) -> Judged:
     """Weighted loss and hits of a chunk, and the derivative of the loss by the logits.
 
     Works in place: a chunk is the largest tensor of a step. Autograd would notice a head that still
@@ -113,9 +142,9 @@ def _softmax_loss(
     chosen_N = work_NV.gather(1, rows_N1)[:, 0]
     sums_N = work_NV.exp_().sum(-1)
     loss = ((sums_N.log() - chosen_N) * weights_N).sum()
-    hits = ((chosen_N == 0) * weights_N).sum()
+    hits_M = ((chosen_N == 0) * weights_N).sum()[None]
     if not slope:
-        return loss, hits, None
+        return loss, hits_M, None
     work_NV.mul_((weights_N / sums_N)[:, None])  # weight * (softmax - one-hot)
     work_NV.scatter_add_(1, rows_N1, -weights_N[:, None])
-    return loss, hits, work_NV.detach()
+    return loss, hits_M, work_NV.detach()

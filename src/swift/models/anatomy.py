@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 
 from swift.errors import ConfigError
 
@@ -80,10 +80,21 @@ def output_head(model: PreTrainedModel) -> nn.Module:
             head = module.get_output_embeddings()
             if head is not None:
                 return head
-    beside = [child for child in model.children() if child is not model.base_model]
+    beside = [
+        child
+        for child in model.children()
+        if child is not model.base_model and any(True for _ in child.parameters())
+    ]
     if len(beside) == 1:
         return beside[0]
     raise ConfigError(f"{type(model).__name__}: no output head found")
+
+
+def scores_tokens(model: PreTrainedModel) -> bool:
+    """Whether a model gives scores for every token of a text."""
+    tagging: Any = AutoModelForTokenClassification._model_mapping
+    kind = type(model.config)
+    return kind in tagging and tagging[kind] is type(model)
 
 
 def size(parameters: Iterable[nn.Parameter]) -> int:

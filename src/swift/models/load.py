@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 
@@ -90,12 +91,22 @@ def auto_class(config: Any) -> Any:
     return AutoModelForMultimodalLM if chosen else AutoModelForCausalLM
 
 
-def _class_of(config: Any, scores: int | None) -> Any:
+def gives_scores(config: Any) -> bool:
+    """Whether a checkpoint says that its model gives scores, and does not write."""
+    mappings: Any = (
+        AutoModelForSequenceClassification._model_mapping,
+        AutoModelForTokenClassification._model_mapping,
+    )
+    made = {mapping[type(config)].__name__ for mapping in mappings if type(config) in mapping}
+    return bool(made & set(config.architectures or ()))
+
+
+def _class_of(config: Any, scores: int | None, each_token: bool) -> Any:
     """The automatic class of a model that writes text, or of one that gives so many scores."""
     if scores is None:
         return auto_class(config)
     config.num_labels = scores
-    return AutoModelForSequenceClassification
+    return AutoModelForTokenClassification if each_token else AutoModelForSequenceClassification
 
 
 def load_model(
@@ -105,6 +116,7 @@ def load_model(
     device: torch.device | None = None,
     trust_remote_code: bool = False,
     scores: int | None = None,
+    each_token: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model, with the towers that it has; weights arrive in ``dtype``
     without a second copy.
@@ -116,14 +128,20 @@ def load_model(
         trust_remote_code: allow code from the checkpoint.
         scores: with so many scores in place of its vocabulary; a head that the checkpoint lacks is
             random.
+        each_token: those scores are of every token.
 
     Raises:
         ConfigError: not a causal language model, or the checkpoint lacks weights.
     """
     config = load_config(folder, trust_remote_code=trust_remote_code)
+    if scores is None and gives_scores(config):
+        raise ConfigError(
+            f"--model: {folder} gives scores and does not write; rows are scored by swift infer "
+            "--val_dataset"
+        )
     options: dict[str, Any] = {"device_map": device} if device and device.type != "cpu" else {}
     try:
-        loaded: Any = _class_of(config, scores).from_pretrained(
+        loaded: Any = _class_of(config, scores, each_token).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -202,12 +220,13 @@ def load_shape(
     *,
     trust_remote_code: bool = False,
     scores: int | None = None,
+    each_token: bool = False,
 ) -> PreTrainedModel:
     """The model without its weights: names and sizes, no memory (torch's ``meta`` device)."""
     config = copy.deepcopy(load_config(folder, trust_remote_code=trust_remote_code))
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = _class_of(config, scores).from_config(
+            model: PreTrainedModel = _class_of(config, scores, each_token).from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
     except ValueError as error:

@@ -43,7 +43,8 @@ def run(config: DeployConfig, world: World) -> None:
     for folder in (*all_of_them, str(model.path)):
         for line in differences(Path(folder), talker.renderer, system):
             log.warn(line)
-    served = registry.load("service", "served")(talker, name, named, system)
+    turns = before.get("task", "kind") == "embedding"
+    served = registry.load("service", "served")(talker, name, named, system, turns)
     registry.load("service", "serve")(served, config.serve, log)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from swift.chat.load import renderer_for
 from swift.chat.message import KINDS, Media
 from swift.config.infer import InferSection
 from swift.config.model import UsedModelSection
@@ -17,13 +18,16 @@ from swift.config.runs import InferConfig
 from swift.data.encode import EncodeSettings
 from swift.data.source import check_inputs, open_sources
 from swift.errors import ConfigError
-from swift.hub.locate import locate_dataset
+from swift.hub.locate import find_adapter, locate_dataset
 from swift.infer.batch import Rows, answer_all, questions
-from swift.infer.load import Trained, answers_of, settled
+from swift.infer.load import Trained, answers_of, fetch, settled
+from swift.infer.scoring import load_scoring, on, score_all
 from swift.infer.talk import Answers, Talker, Terminal
+from swift.models.load import gives_scores, load_config, resolve_dtype
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.parallel.world import World
+from swift.tune.lora import scores_in
 
 
 def run(config: InferConfig, world: World) -> None:
@@ -43,14 +47,35 @@ def run(config: InferConfig, world: World) -> None:
         doing = f"answer {', '.join(names)} into {result}" if names else "chat"
         log(f"would load {model.path} {' '.join(model.adapters)} and {doing}")
         return
+    settings = EncodeSettings.of("chat", config.data, config.external_plugins)
+    settings = replace(settings, system=system)
+    if (folder := _scoring(config, model, world, log)) is not None:
+        if result is None:
+            raise ConfigError(f"--val_dataset is needed: {folder} gives scores, and does not chat")
+        scoring = on(load_scoring(folder), device_of(world))
+        renderer, seed = renderer_for(folder, model), config.data.seed
+        scored, failed = score_all(scoring, renderer, sources, settings, seed, result)
+        log(f"scores: {result} ({scored} rows, {failed} could not be scored)")
+        return
     with _talker(config, model, world, log) as talker:
         if result is None:
             media = [Media(kind, name) for kind in KINDS for name in getattr(config.infer, kind)]
             Terminal(talker, system, config.infer.stream, media).run()
             return
-        settings = EncodeSettings.of("chat", config.data, config.external_plugins)
-        rows = questions(sources, config.data.seed, replace(settings, system=system))
+        rows = questions(sources, config.data.seed, settings)
         _answer(rows, config.infer, result, talker, log)
+
+
+def _scoring(config: InferConfig, model: UsedModelSection, world: World, log: Log) -> Path | None:
+    """The folder of a model, or adapter, that gives scores; None: it writes."""
+    if config.infer.backend == "http":
+        return None
+    if model.adapters:
+        folder = find_adapter(model.adapters[0])
+        return folder if scores_in(folder).count is not None else None
+    folder = fetch(model, resolve_dtype(model.dtype, device_of(world)), log)
+    code = model.trust_remote_code
+    return folder if gives_scores(load_config(folder, trust_remote_code=code)) else None
 
 
 @contextmanager

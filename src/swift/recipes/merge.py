@@ -10,13 +10,14 @@ from safetensors import SafetensorError
 
 from swift.config.runs import MergeConfig
 from swift.errors import CheckpointError, ConfigError
+from swift.hub.locate import find_adapter
 from swift.infer.load import fetch, settle
 from swift.models.load import DTYPES, load_config, load_model
 from swift.models.save import copy_beside, save_model, saved_keys
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.parallel.world import World
-from swift.tune.lora import load_adapter
+from swift.tune.lora import load_adapter, scores_in
 from swift.tune.merge import merge
 
 
@@ -34,10 +35,12 @@ def run(config: MergeConfig, world: World) -> Path | None:
     if config.dry_run:
         log(f"would merge {adapter} into {section.path} ({dtype}) and write {target}")
         return None
+    scores = scores_in(find_adapter(str(adapter)))
     model = load_model(
-        base, dtype, device=device_of(world), trust_remote_code=section.trust_remote_code
-    )
-    expected = saved_keys(base)
+        base, dtype, device=device_of(world), trust_remote_code=section.trust_remote_code,
+        scores=scores.count, each_token=scores.each_token,
+    )  # fmt: skip
+    expected = saved_keys(base) if scores.count is None else set(model.state_dict())
     merged = merge(load_adapter(model, str(adapter)))
     log(
         f"merged {merged.weights} layers: weights within {merged.rounding:.2f} roundings of the "

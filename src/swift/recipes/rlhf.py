@@ -1,15 +1,16 @@
-"""``swift rlhf``: learn from preferences; from rewards see grpo.py."""
+"""``swift rlhf``: learn from preferences; from rewards see grpo.py, from a teacher gkd.py."""
 
 from __future__ import annotations
 
 from swift.chat.load import renderer_for
+from swift.config.distill import GkdSection
 from swift.config.policy import PolicySection
 from swift.config.runs import RlhfConfig
 from swift.observe.log import Log, quiet_libraries
 from swift.observe.metrics import check_report
 from swift.parallel.mesh import open_mesh
 from swift.parallel.world import World
-from swift.recipes import grpo
+from swift.recipes import gkd, grpo
 from swift.recipes.check import show
 from swift.train import setup
 from swift.train.alignment import objective
@@ -34,6 +35,8 @@ def run(config: RlhfConfig, world: World) -> Outcome | None:
     """
     if isinstance(config.rlhf, PolicySection):
         return grpo.run(config, world)
+    if isinstance(config.rlhf, GkdSection):
+        return gkd.run(config, world)
     quiet_libraries()
     check_report(config.report)
     log = Log(world.is_main)

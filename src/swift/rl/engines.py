@@ -16,6 +16,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from swift.chat.load import load_tokenizer
 from swift.chat.render import Renderer
@@ -112,13 +113,20 @@ def _nothing(times: int = 0) -> None:
 
 
 def _live(session: Session, learner: Learner, renderer: Renderer, most: int | None) -> Answering:
-    words = load_tokenizer(session.base, trust_remote_code=session.config.model.trust_remote_code)
-    live = TransformersEngine(learner.tuned.model, words, marks=lambda: renderer.marks)
+    model = learner.tuned.model
+    live = live_engine(session, model, renderer, partial(computing, session, model))
     if most is not None:
         live.context = min(most, live.context or most)
-    return Answering(
-        Surrounded(live, partial(computing, session, learner.tuned.model)), _nothing, _nothing
-    )
+    return Answering(live, _nothing, _nothing)
+
+
+def live_engine(
+    session: Session, model: PreTrainedModel, renderer: Renderer, within: Within
+) -> Surrounded:
+    """An engine on a model of this run, whose computing ``within`` surrounds."""
+    code = session.config.model.trust_remote_code
+    words = load_tokenizer(session.base, trust_remote_code=code)
+    return Surrounded(TransformersEngine(model, words, marks=lambda: renderer.marks), within)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift import registry
-from swift.chat.load import load_renderer
 from swift.chat.render import Renderer
+from swift.config.learned import LearnedSection
 from swift.config.policy import PolicySection
 from swift.config.ppo import PpoSection
 from swift.config.rewarded import brought_rewards
@@ -27,7 +27,6 @@ from swift.data.prepare import Prepared
 from swift.data.sample import Samples
 from swift.data.stream import Order
 from swift.errors import DataError, EngineLost, NoAnswers
-from swift.hub.locate import locate_model
 from swift.losses.drawn import Draw
 from swift.models.attention import Layout
 from swift.models.heads import Head
@@ -41,7 +40,7 @@ from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.prompts import Asked
 from swift.rl.recorded import Recorded
-from swift.rl.rewards.model import RewardModel
+from swift.rl.rewards.model import judging
 from swift.rl.rollout import Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.rl.supply import Supply
@@ -160,7 +159,7 @@ def objective(
     return PolicyObjective(section, draw, tuned.model, reference, critic, phi=phi)
 
 
-def build(section: PolicySection) -> Build:
+def build(section: LearnedSection) -> Build:
     """What makes the objective of a run."""
 
     def make(session: Session, tuned: Tuned, layout: Layout) -> nn.Module:
@@ -239,13 +238,10 @@ def find_judges(session: Session, config: RlhfConfig) -> tuple[Judges, list[floa
         }
     )
     found = score.find(filled)
+    hub, device = session.config.model.hub, session.mesh.device
     for path in section.models:
         with session.mesh.main_first():
-            hub = config.model.hub
-            folder = locate_model(path, revision=None, hub=hub, dtype="float32", say=session.log)
-        found[f"model {Path(path).name}"] = RewardModel(
-            folder, load_renderer(folder), session.mesh.device
-        )
+            found[f"model {Path(path).name}"] = judging(path, device, hub, session.log)
     found |= score.find(filled, brought_rewards(config))
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)
 

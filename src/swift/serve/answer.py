@@ -11,7 +11,7 @@ from typing import Any, cast
 from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
 from swift.errors import ConfigError, DataError
-from swift.infer.engine import Piece, Request, ServingEngine, check
+from swift.infer.engine import Completion, Piece, Request, ServingEngine, check
 from swift.serve.ask import Ask, Step
 from swift.serve.forced import check_forced, force
 from swift.serve.reader import PlainParser, Reader
@@ -99,6 +99,11 @@ class Answerer:
             return self._plan(ask, None).requests[0].tokens
         except DataError as error:
             raise Refused(400, str(error), code="invalid_prompt") from None
+
+    def turn(self, text: str) -> list[int]:
+        """The tokens of a text as a user's turn, up to where an answer would begin."""
+        asked = self._led(Conversation((Message("user", text),)))
+        return self.renderer.prompt(asked.messages, asked.tools, asked.template_kwargs)
 
     def _led(self, asked: Conversation) -> Conversation:
         """With the system prompt of the server where the request has none."""
@@ -194,6 +199,11 @@ class Answerer:
             yield reader.show(plan.given)
         else:
             reader.skip(plan.given)
+        if request.sampling.prompt_logprobs:  # which no engine streams
+            [whole] = await asyncio.to_thread(self.engine.generate, [request])
+            piece = Piece(whole.tokens, whole.logprobs, whole.top_logprobs, whole.finish_reason)
+            yield replace(reader.read(piece), read=_believed(request, whole))
+            return
         stream = pieces_of(self.engine, request)
         async with aclosing(stream):
             async for piece in stream:
@@ -216,6 +226,14 @@ class Answerer:
 def pieces_of(engine: ServingEngine, request: Request) -> AsyncGenerator[Piece, None]:
     """An engine's stream as what it is: something that can be closed."""
     return cast("AsyncGenerator[Piece, None]", engine.stream(request))
+
+
+def _believed(request: Request, whole: Completion) -> tuple[dict[int, float], ...]:
+    """What the model believed of every token of a prompt but the first, and of others there."""
+    own = zip(request.tokens[1:], whole.prompt_logprobs or [], strict=True)
+    rows = [{token: logprob} for token, logprob in own]
+    others: list[dict[int, float]] = whole.prompt_top or [{} for _ in rows]
+    return tuple({**row, **top} for row, top in zip(rows, others, strict=True))
 
 
 def _repeated(requests: Sequence[Request], ask: Ask) -> tuple[Request, ...]:

@@ -58,6 +58,7 @@ class Step:
     thought: int = 0  # those of them that were thinking
     finish: Finish | None = None
     stop: str | None = None  # the stop text that ended it
+    read: tuple[dict[int, float], ...] = ()  # of the prompt's tokens but the first, where asked for
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Answer:
     thought: int = 0
     finish: Finish = "stop"
     stop: str | None = None
+    read: tuple[dict[int, float], ...] = ()
 
     def add(self, step: Step) -> None:
         """Take in what came."""
@@ -83,6 +85,7 @@ class Answer:
         self.thought += step.thought
         self.finish = step.finish or self.finish
         self.stop = step.stop or self.stop
+        self.read += step.read
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -30,6 +31,7 @@ class Request(Choosing):
     best_of: Annotated[int, Field(ge=1)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -63,6 +65,11 @@ def ask(wire: Request, defaults: Defaults) -> Ask:
         if wire.echo:
             raise wrong("echo", "with logprobs would need those of the prompt, which are not told")
     sampling = wire.chosen(defaults.sampling, wire.max_tokens, logprobs=logprobs)
+    if wire.prompt_logprobs is not None:
+        top = at_most(wire.prompt_logprobs, defaults.most_logprobs, "prompt_logprobs")
+        if wire.stream:
+            raise wrong("prompt_logprobs", "are not streamed: leave out stream")
+        sampling = replace(sampling, prompt_logprobs=True, prompt_top=top)
     return Ask(wire.model, prompts, sampling, count, stop_ids=tuple(wire.stop_token_ids or ()))
 
 
@@ -86,11 +93,18 @@ def whole(wire: Request, id: str, answers: Sequence[Answer], usage: Usage) -> di
                 "text": _echoed(wire, index) + answer.content,
                 "logprobs": None if wire.logprobs is None else _logprobs(answer.chosen, 0),
                 "finish_reason": answer.finish,
+                **({} if wire.prompt_logprobs is None else {"prompt_logprobs": _read(answer)}),
             }
             for index, answer in enumerate(answers)
         ],
         "usage": usage_of(usage),
     }
+
+
+def _read(answer: Answer) -> list[dict[str, dict[str, float]] | None]:
+    """What was believed of the tokens of a prompt, as vLLM tells it; nothing of the first."""
+    rows = [{str(id): {"logprob": x} for id, x in row.items()} for row in answer.read]
+    return [None, *rows]
 
 
 def _logprobs(chosen: Sequence[Chosen], offset: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ async def answer(wire: Request, service: Service, caller: Caller) -> dict[str, A
     """
     adapter = service.models.adapter_of(wire.model)
     async with service.gate.enter(caller):
-        texts = await asyncio.to_thread(_texts, wire, service.answerer)
+        texts = await asyncio.to_thread(_texts, wire, service.answerer, service.turns)
         engine = cast("EmbeddingEngine", service.answerer.engine)
         try:
             vectors = await asyncio.to_thread(engine.embed, texts, adapter)
@@ -58,13 +58,13 @@ async def answer(wire: Request, service: Service, caller: Caller) -> dict[str, A
     return {"object": "list", "data": data, "model": wire.model, "usage": usage}
 
 
-def _texts(wire: Request, answerer: Answerer) -> list[list[int]]:
-    """Tokens of every text, with what the tokenizer puts around one."""
+def _texts(wire: Request, answerer: Answerer, turns: bool) -> list[list[int]]:
+    """Tokens of every text: as a user's turn, or with what the tokenizer puts around one."""
     if Ability.EMBEDDINGS not in answerer.engine.abilities:
         raise Refused(400, f"the server's engine has no {Ability.EMBEDDINGS}", code="unsupported")
     given: Any = wire.input
     several = not isinstance(given, str) and not isinstance(given[0], int)
-    texts = [_ids(text, answerer) for text in (given if several else [given])]
+    texts = [_ids(text, answerer, turns) for text in (given if several else [given])]
     context = answerer.engine.context
     for index, text in enumerate(texts):
         place = f"input[{index}]" if several else "input"
@@ -76,8 +76,10 @@ def _texts(wire: Request, answerer: Answerer) -> list[list[int]]:
     return texts
 
 
-def _ids(text: str | list[int], answerer: Answerer) -> list[int]:
+def _ids(text: str | list[int], answerer: Answerer, turns: bool) -> list[int]:
     tokenizer = answerer.renderer.tokenizer
+    if isinstance(text, str) and turns:
+        return answerer.turn(text) if text else []
     if isinstance(text, str):
         return list(tokenizer.encode(text, specials=True).ids)
     if max(text) >= tokenizer.size:

@@ -49,6 +49,7 @@ class Served:
     name: str
     adapters: Mapping[str, str]  # name -> folder
     system: str | None
+    turns: bool = False  # texts for vectors are read as a user's turn, as they were learned
 
 
 def check(section: ServeSection) -> None:
@@ -115,6 +116,7 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
         else None,
         section.allow_adapter_loading,
         Fetcher(tuple(section.media_hosts), body, section.media_timeout_s),
+        served.turns,
     )
     app = make_app(service, keys, Bodies(body, _BODIES * body, section.body_timeout_s))
     if not keys.needed and section.host not in ("127.0.0.1", "localhost", "::1"):

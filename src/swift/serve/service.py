@@ -66,6 +66,7 @@ class Service:
     recorder: Recorder | None = None
     adapter_loading: bool = False  # by every key
     fetcher: Fetcher | None = None
+    turns: bool = False  # texts for vectors are read as a user's turn
 
     @property
     def tokens(self) -> float:

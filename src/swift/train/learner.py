@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift import registry
-from swift.config.learned import scores_of
+from swift.config.learned import each_token_of, scores_of
 from swift.data.encode import renderer_of
 from swift.data.prepare import Prepared
 from swift.data.stream import Collate
@@ -126,6 +126,7 @@ def _load(session: Session, checkpoint: Path | None) -> Tuned:
         device=torch.device("cpu") if sharded else session.mesh.device,
         trust_remote_code=config.model.trust_remote_code,
         scores=scores_of(config),
+        each_token=each_token_of(config),
     )
     adapters = list(config.model.adapters)
     if checkpoint is not None:

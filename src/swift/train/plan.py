@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from swift import registry
-from swift.config.learned import scores_of
+from swift.config.learned import each_token_of, scores_of
 from swift.config.runs import TrainingConfig
 from swift.config.tuner import LoraSection
 from swift.data.batch import Batch
@@ -135,6 +135,7 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
         compute,
         trust_remote_code=config.model.trust_remote_code,
         scores=scores_of(config),
+        each_token=each_token_of(config),
     )
     adapters = [] if config.model.merge else config.model.adapters
     section = config.tuner

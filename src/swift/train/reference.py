@@ -16,14 +16,13 @@ from swift.config.alignment import ReferredSection
 from swift.config.learned import LearnedSection
 from swift.data.batch import Batch
 from swift.errors import ConfigError
-from swift.hub.locate import find_adapter, locate_model
+from swift.hub.locate import find_adapter
 from swift.models.anatomy import vocabulary
-from swift.models.attention import Layout, choose_layout
+from swift.models.attention import Layout
 from swift.models.heads import Head, find_head
-from swift.models.load import dtype_name, load_model
+from swift.train.frozen import frozen_base, frozen_model
 from swift.train.objective import read_logps
 from swift.train.session import Session
-from swift.tune.lora import load_adapter
 from swift.tune.tuned import Tuned
 
 Ask = Callable[[Batch], torch.Tensor]
@@ -150,34 +149,10 @@ def _adapter(peft: PeftModel, name: str) -> Iterator[None]:
 
 def reference_base(session: Session, section: ReferredSection) -> Path:
     """The folder of the reference, without its adapter."""
-    if section.ref_model is None:
-        return session.base
-    with session.mesh.main_first():
-        return locate_model(
-            section.ref_model,
-            hub=session.config.model.hub,
-            dtype=dtype_name(session.compute),
-            code=session.config.model.trust_remote_code,
-            say=session.log,
-        )
+    return session.base if section.ref_model is None else frozen_base(session, section.ref_model)
 
 
 def _second_model(session: Session, section: ReferredSection, layout: Layout) -> PreTrainedModel:
-    """Another model, frozen, laid out as the one that learns."""
-    config, base = session.config, reference_base(session, section)
-    model = load_model(
-        base,
-        session.compute,
-        device=session.mesh.device,
-        trust_remote_code=config.model.trust_remote_code,
-    )
-    own = [] if section.ref_model else config.model.adapters
-    for folder in section.ref_adapters or own:
-        model = load_adapter(model, folder).merge_and_unload()
-    model.requires_grad_(False).eval()
-    if choose_layout(model, layout.attention) != layout:
-        raise ConfigError(
-            f"--ref_model: {type(model).__name__} cannot read samples as the model does "
-            f"({layout.attention}); use a reference of the same architecture"
-        )
-    return model
+    own = [] if section.ref_model else session.config.model.adapters
+    adapters = section.ref_adapters or own
+    return frozen_model(session, reference_base(session, section), adapters, layout, "--ref_model")

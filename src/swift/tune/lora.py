@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    TaskType,
     get_peft_model,
     load_peft_weights,
     set_peft_model_state_dict,
@@ -25,7 +29,7 @@ from transformers.pytorch_utils import Conv1D
 from swift.config.tuner import LoraSection
 from swift.errors import CheckpointError, ConfigError
 from swift.hub.locate import find_adapter
-from swift.models.anatomy import output_head
+from swift.models.anatomy import output_head, scores_tokens
 from swift.models.parts import parts
 from swift.tune.frozen import frozen_parts, nothing_left
 from swift.tune.layer import LoraLinear
@@ -71,7 +75,7 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         modules_to_save=section.save_modules or None,
         use_rslora=section.rslora,
         use_dora=section.dora,
-        task_type="CAUSAL_LM" if model.can_generate() else "SEQ_CLS",
+        task_type=_task_of(model),
     )
     _use_our_layer(settings, model)
     if targets == "all-linear":
@@ -91,6 +95,13 @@ def _new(section: LoraSection, model: PreTrainedModel) -> PeftModel:
         ) from None
     assert isinstance(peft, PeftModel)
     return peft
+
+
+def _task_of(model: PreTrainedModel) -> TaskType:
+    """What PEFT calls what the model gives; a new head of scores learns with the adapter."""
+    if model.can_generate():
+        return TaskType.CAUSAL_LM
+    return TaskType.TOKEN_CLS if scores_tokens(model) else TaskType.SEQ_CLS
 
 
 def _of_parts(section: LoraSection, model: PreTrainedModel, unfit: list[str]) -> list[str] | None:
@@ -140,6 +151,9 @@ def _unfit(model: PreTrainedModel, settings: LoraConfig) -> list[str]:
             )
         except ValueError:
             found.add(end)
+    if settings.task_type == TaskType.TOKEN_CLS:  # that head is saved whole; PEFT tells of others
+        head = output_head(model)
+        found |= {name.rpartition(".")[2] for name, module in linear.items() if module is head}
     return sorted(found)
 
 
@@ -212,6 +226,31 @@ def _enter(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _leave(dtype: torch.dtype, module: torch.nn.Module, args: Any, out: torch.Tensor) -> Any:
     return out.to(dtype)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model of an adapter gives."""
+
+    count: int | None = None  # scores; None: it writes
+    each_token: bool = False
+
+
+def scores_in(folder: Path) -> Scores:
+    """What the model of an adapter gives, as the head that was saved with it tells.
+
+    Raises:
+        CheckpointError: there should be a head, and there is none.
+    """
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    kind = settings.get("task_type")
+    if kind not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
+        return Scores()
+    ends = tuple(f".{name}.weight" for name in settings.get("modules_to_save") or ("score",))
+    heads = {k: w for k, w in load_peft_weights(str(folder), "cpu").items() if k.endswith(ends)}
+    if not heads:
+        raise CheckpointError(f"--adapters: {folder} holds no head that gives its scores")
+    return Scores(min(w.shape[0] for w in heads.values()), kind == TaskType.TOKEN_CLS)
 
 
 def load_adapter(

@@ -48,14 +48,17 @@ TASKS = {
     "unpaired": "an answer with a judgement",
     "embedding": "a group of texts for an embedding",
     "ranking": "a query with documents",
+    "relevance": "a query with documents",
     "classification": "a text with a label",
     "prompt": "a prompt without an answer",
+    "steps": "an answer in steps, each with a label",
 }
 """Task -> what a row is there."""
 
 _BUILT_IN = (
     *("messages", "conversations", "instruction", "query", "caption", "text"),
-    *("preference", "rejected", "unpaired", "embedding", "ranking", "classification", "prompt"),
+    *("preference", "rejected", "unpaired", "embedding", "ranking", "relevance"),
+    *("classification", "prompt", "steps"),
 )
 for _name in _BUILT_IN:
     registry.register("format", _name, f"swift.data.formats.{_name}:FORMAT")

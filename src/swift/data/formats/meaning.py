@@ -61,11 +61,15 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Documents for a query, each with its relevance; a document is a user's message."""
+    """Documents for a query, each with its relevance; a document is a user's message.
+
+    ``asked``: whether a document fits its query is a question to the model, yes or no.
+    """
 
     query: Conversation
     documents: tuple[Conversation, ...]
     labels: tuple[float, ...]
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,25 @@ class Classification:
     label: int | float | tuple[int, ...] | tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is asked, the steps of an answer, and whether each is right (1) or wrong (0)."""
+
+    conversation: Conversation
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+
+
 Meaning = (
-    Conversation | Text | Preference | Unpaired | Prompt | Embedding | Ranking | Classification
+    Conversation
+    | Text
+    | Preference
+    | Unpaired
+    | Prompt
+    | Embedding
+    | Ranking
+    | Classification
+    | Steps
 )
 
 

@@ -92,15 +92,21 @@ class _Ended(StoppingCriteria):
 
 @torch.no_grad()
 def prompt_logprobs(
-    model: PreTrainedModel, tokens: Sequence[int], more: Mapping[str, Any]
-) -> list[float]:
-    """What the model believes of every prompt token but the first."""
+    model: PreTrainedModel, tokens: Sequence[int], more: Mapping[str, Any], top: int = 0
+) -> tuple[list[float], list[dict[int, float]]]:
+    """What the model believes of every prompt token but the first, and of the ``top`` most likely
+    ones there.
+    """
     ids = torch.tensor([list(tokens)], device=model.device)
     logits_TV = model(
         input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **more
     ).logits[0, :-1]
     found: list[float] = []
+    others: list[dict[int, float]] = []
     for part_NV, next_N in zip(logits_TV.split(256), ids[0, 1:].split(256), strict=True):
         log_NV = part_NV.float().log_softmax(-1)
         found += log_NV.gather(1, next_N[:, None])[:, 0].tolist()
-    return found
+        values_NK, ids_NK = log_NV.topk(top)
+        pairs = zip(ids_NK.tolist(), values_NK.tolist(), strict=True)
+        others += [dict(zip(ids, values, strict=True)) for ids, values in pairs]
+    return found, others

@@ -93,7 +93,9 @@ class TransformersEngine:
                 if row.request.sampling.prompt_logprobs:
                     run, more = self._adapters.call([row.request.adapter])
                     more = {**self._features([row]), **more}
-                    row.prompt_logprobs = prompt_logprobs(run, row.request.tokens, more)
+                    top = row.request.sampling.prompt_top
+                    found, others = prompt_logprobs(run, row.request.tokens, more, top)
+                    row.prompt_logprobs, row.prompt_top = found, others if top else None
             if len(rows) > 1 and not any(row.request.media for row in rows) and self._can_join:
                 generate_together(self._model, self._adapters.call, rows, self._pad)
             else:

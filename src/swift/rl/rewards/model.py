@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import PreTrainedModel
 
+from swift.chat.load import load_renderer
 from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
 from swift.errors import ConfigError
+from swift.hub.locate import locate_model
+from swift.infer.scoring import is_adapter, load_scoring, on
+from swift.models.anatomy import scores_tokens
+from swift.rl.rewards.steps import StepModel
+
+
+def judging(name: str, device: torch.device, hub: str, say: Callable[[str], None]) -> Any:
+    """A model that judges by its name: conversations as a whole, or the steps of an answer.
+
+    Args:
+        name: of a model, or the folder of an adapter, as training leaves them.
+        device: where it computes.
+        hub: where names are looked up.
+        say: told what takes long.
+
+    Raises:
+        ConfigError: it judges neither.
+    """
+    folder = Path(name).expanduser()
+    if not is_adapter(folder):
+        folder = locate_model(name, hub=hub, dtype="float32", say=say)
+    model = load_scoring(folder)
+    kind = StepModel if scores_tokens(model) else RewardModel
+    return kind(model, load_renderer(folder), device)
 
 
 class RewardModel:
     """Scores conversations; tokens are those of the checkpoint's own template."""
 
-    def __init__(self, path: Path, renderer: Renderer, device: torch.device) -> None:
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, device: torch.device) -> None:
+        """Take a model of one score.
+
+        Raises:
+            ConfigError: it has several.
+        """
         self._renderer, self._device = renderer, device
-        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
-        if model.config.num_labels != 1:
+        if model.config.num_labels != 1 or model.can_generate():
             raise ConfigError(
-                f"--reward_model: {path} has {model.config.num_labels} classes; a reward model "
-                "says one number"
+                f"--reward_model: {model.name_or_path} has {model.config.num_labels} classes; a "
+                "reward model says one number"
             )
-        self._model = model.to(device).eval()
+        self._model = on(model, device)
 
     @torch.no_grad()
     def __call__(
