@@ -26,6 +26,7 @@ from swift.errors import ConfigError
 from swift.models.attention import (
     PACKED,
     Layout,
+    check_branches,
     choose_layout,
     keeps_borders,
     packed_attention,
@@ -260,3 +261,13 @@ def test_soft_caps_and_sinks_follow_their_formula(
             share = power / (power.sum() + (sink_H[head].exp() if sinks else 0))
             expected = share @ value[0, head // 2, first : t + 1]
             torch.testing.assert_close(found[0, t, head], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_model_that_reads_no_branches_is_refused() -> None:
+    learner, other = llama(), llama()
+    layout = choose_layout(learner)
+    choose_layout(other)
+    check_branches(other, learner, layout, "--ref_model")
+    other.set_attn_implementation("sdpa")  # knows nothing of parents
+    with pytest.raises(ConfigError, match=r"--ref_model: LlamaForCausalLM cannot read a prompt"):
+        check_branches(other, learner, layout, "--ref_model")

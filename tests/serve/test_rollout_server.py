@@ -238,6 +238,7 @@ def test_an_answer_is_of_one_version_from_beginning_to_end() -> None:
         thread = threading.Thread(target=lambda: found.append(other.generate(REQUESTS)))
         thread.start()
         while not engine.events:
+            assert thread.is_alive()
             time.sleep(0.001)
         client.update(iter(WEIGHTS[:2]), "1")
         assert engine.events == ["begin", "end", "update 2"]

@@ -8,16 +8,15 @@ not supported yet (``LATER``, in later.py). Any setting can also be written as a
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from swift.config.engine import VllmSection
 from swift.config.flag import Flag, Several
 from swift.config.flag import alias as _alias
 from swift.config.flag import flag as _flag
 from swift.config.flag import words as _words
 from swift.config.rl_flags import RL
+from swift.config.use_flags import USE
 
 
 def _unlimited(value: Any) -> Any:
@@ -41,17 +40,6 @@ def _offloaded(shard: str) -> Several:
     return Several({"parallel.shard": shard, "parallel.offload": True})
 
 
-def _engine_settings(value: Any) -> Any:
-    """Settings of an engine as JSON, by the names that they have here."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-    return (
-        Several({f"infer.{k}": v for k, v in found.items()}) if isinstance(found, dict) else value
-    )
-
-
 _SHARD = _words(
     zero0="none", zero1="gradients", zero2="gradients", zero3="parameters",
     zero2_offload=_offloaded("gradients"), zero3_offload=_offloaded("parameters"),
@@ -68,10 +56,6 @@ _SCHEDULE = _words(
 _OPTIM = _words(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw")
 _METRIC = _words(eval_loss="loss", acc="token_accuracy")
 _ADVANTAGE = _words(grpo="group", rloo="leave_one_out", reinforce_plus_plus="batch")
-_BACKEND = _words(pt="transformers", hf="transformers")
-_SAMPLER = _words(
-    pt="transformers", hf="transformers", client="http", no=Several({"sample.ask": False})
-)
 
 FLAGS: dict[str, Flag] = {
     # model
@@ -293,93 +277,7 @@ FLAGS: dict[str, Flag] = {
     # looking at data
     "samples": _flag("inspect.samples"),
     "page_samples": _flag("inspect.page_samples"),
-    # inference
-    "infer_backend": _flag("infer.backend", rewrite=_BACKEND),
-    "engine_python": _flag("infer.engine_python"),
-    "base_url": _flag("infer.base_url", "app.base_url"),
-    "max_model_len": _flag("infer.max_model_len"),
-    "vllm_max_model_len": replace(
-        _flag("infer.max_model_len", "rollout.max_model_len"), alias=True
-    ),
-    "sglang_context_length": _alias("infer.max_model_len"),
-    "lmdeploy_session_len": _alias("infer.max_model_len"),
-    "sglang_tp_size": _flag("sglang.tp_size"),
-    "sglang_mem_fraction_static": _flag("sglang.mem_fraction_static"),
-    "sglang_deterministic": _flag("sglang.deterministic"),
-    "sglang_max_lora_rank": _flag("sglang.max_lora_rank"),
-    "lmdeploy_tp": _flag("lmdeploy.tp"),
-    "lmdeploy_cache_max_entry_count": _flag("lmdeploy.cache_max_entry_count"),
-    "lmdeploy_quant_policy": _flag("lmdeploy.quant_policy"),
-    **{f"vllm_{name}": _flag(f"vllm.{name}") for name in VllmSection.model_fields},
-    "max_new_tokens": _flag("infer.max_new_tokens", "rollout.max_completion_length"),
-    "temperature": _flag("infer.temperature", "rollout.temperature"),
-    "top_p": _flag("infer.top_p", "rollout.top_p"),
-    "top_k": _flag("infer.top_k", "rollout.top_k"),
-    "repetition_penalty": _flag("infer.repetition_penalty"),
-    "min_p": _flag("infer.min_p", "rollout.min_p"),
-    "presence_penalty": _flag("infer.presence_penalty"),
-    "frequency_penalty": _flag("infer.frequency_penalty"),
-    "stop_words": _flag("infer.stop", "rollout.stop"),
-    "image": _flag("infer.image"),
-    "video": _flag("infer.video"),
-    "audio": _flag("infer.audio"),
-    "stream": _flag("infer.stream"),
-    "max_batch_size": _flag("infer.batch_size"),
-    "load_data_args": _flag("load_data_args"),
-    "result_path": _flag("result_path"),
-    # answers to learn from
-    "sampler_type": _flag("sample.sampler_type"),
-    "sampler_engine": _alias("infer.backend", _SAMPLER),
-    "num_return_sequences": _flag("sample.num_return_sequences"),
-    "n_best_to_keep": _flag("sample.n_best_to_keep"),
-    "orm_model": _flag("sample.orm_model"),
-    "prm_model": _flag("sample.prm_model"),
-    "prm_threshold": _flag("sample.prm_threshold"),
-    "easy_query_threshold": _flag("sample.easy_query_threshold"),
-    "num_sampling_batch_size": _flag("sample.num_sampling_batch_size"),
-    "num_sampling_batches": _flag("sample.num_sampling_batches"),
-    "data_range": _flag("sample.data_range"),
-    "cache_files": _flag("sample.cache_files"),
-    "output_file": _flag("sample.output_file"),
-    "override_exist_file": _flag("sample.override_exist_file"),
-    "engine_kwargs": _alias("infer.base_url", _engine_settings),
-    # service
-    "host": _flag("serve.host"),
-    "port": _flag("serve.port"),
-    "served_model_name": _flag("serve.name"),
-    "owned_by": _flag("serve.owner"),
-    "api_key": _flag("serve.api_key", "infer.api_key", "rollout.server_key"),
-    "api_key_file": _flag("serve.api_key_file"),
-    "ssl_keyfile": _flag("serve.ssl_keyfile"),
-    "ssl_certfile": _flag("serve.ssl_certfile"),
-    "max_running": _flag("serve.max_running"),
-    "max_queue": _flag("serve.max_queue"),
-    "queue_timeout": _flag("serve.queue_timeout_s"),
-    "deadline": _flag("serve.deadline_s"),
-    "requests_per_minute": _flag("serve.requests_per_minute"),
-    "tokens_per_minute": _flag("serve.tokens_per_minute"),
-    "concurrency": _flag("serve.concurrency", "sample.concurrency"),
-    "max_body_mb": _flag("serve.max_body_mb"),
-    "max_media": _flag("serve.max_media"),
-    "allowed_media_domains": _flag("serve.media_hosts"),
-    "max_image_pixels": _flag("serve.max_image_pixels"),
-    "max_answers": _flag("serve.max_answers"),
-    "max_logprobs": _flag("serve.max_logprobs"),
-    "drain": _flag("serve.drain_s"),
-    "allow_adapter_loading": _flag("serve.allow_adapter_loading"),
-    "record": _flag("serve.record"),
-    "record_max_mb": _flag("serve.record_max_mb"),
-    "redact": _flag("serve.redact"),
-    "verbose": _flag("serve.verbose"),
-    "log_interval": _flag("serve.log_interval_s"),
-    # page
-    "server_name": _flag("app.server_name"),
-    "server_port": _flag("app.server_port"),
-    "share": _flag("app.share"),
-    "inbrowser": _flag("app.inbrowser"),
-    "lang": _flag("app.lang"),
-    "studio_title": _flag("app.title"),
-    "is_multimodal": _flag("app.is_multimodal"),
+    **USE,
     # export
     "to_cached_dataset": _flag("to_cached_dataset"),
     "merge_lora": _flag("model.merge"),

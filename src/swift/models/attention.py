@@ -180,6 +180,27 @@ def shares(model: PreTrainedModel, layout: Layout) -> bool:
     return bool((together[7:] - apart).norm() < bound)
 
 
+def check_branches(
+    model: PreTrainedModel, learner: PreTrainedModel, layout: Layout, flag: str
+) -> None:
+    """A second model reads branches of a text where the one that learns is given some.
+
+    Args:
+        model: laid out as the one that learns.
+        learner: the one that learns.
+        layout: of both.
+        flag: by which the user named the second one.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if shares(learner, layout) and not shares(model, layout):
+        raise ConfigError(
+            f"{flag}: {type(model).__name__} cannot read a prompt once for several answers, as "
+            f"{type(learner).__name__} does; use one of the same architecture, or --attn_impl sdpa"
+        )
+
+
 def attention_of(model: PreTrainedModel) -> str:
     """The attention of the part that writes text."""
     return str(text_config(model)._attn_implementation)

@@ -15,7 +15,7 @@ from swift.data.batch import Batch
 from swift.errors import ConfigError
 from swift.hub.locate import locate_model
 from swift.models.anatomy import output_head, text_config, vocabulary
-from swift.models.attention import Layout, choose_layout, run_body
+from swift.models.attention import Layout, check_branches, choose_layout, run_body
 from swift.models.load import load_model
 from swift.train.session import Session
 from swift.tune.tuned import Tuned
@@ -79,4 +79,5 @@ def critic_of(session: Session, section: PpoSection, tuned: Tuned, layout: Layou
             f"--value_model: {type(model).__name__} cannot read samples as the model does "
             f"({layout.attention}); use a critic of the same architecture, or leave it out"
         )
+    check_branches(model, tuned.model, layout, "--value_model")
     return ValueModel(model)

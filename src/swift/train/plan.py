@@ -91,12 +91,11 @@ def eval_order_of(config: TrainingConfig, samples: Samples, processes: int) -> O
 
 
 def steps_of(config: TrainingConfig, order: Order) -> int:
-    """Steps of the whole run."""
-    if config.data.streaming:
-        assert config.train.max_steps is not None
+    """Steps of the whole run: as many as are said, whatever epochs says."""
+    if config.train.max_steps:
         return config.train.max_steps
-    steps = math.ceil(config.train.epochs * order.steps_per_epoch)
-    return min(steps, config.train.max_steps or steps)
+    assert not config.data.streaming
+    return math.ceil(config.train.epochs * order.steps_per_epoch)
 
 
 @dataclass(frozen=True)

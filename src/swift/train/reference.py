@@ -18,7 +18,7 @@ from swift.data.batch import Batch
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter
 from swift.models.anatomy import vocabulary
-from swift.models.attention import Layout
+from swift.models.attention import Layout, check_branches
 from swift.models.heads import Head, find_head
 from swift.train.frozen import frozen_base, frozen_model
 from swift.train.objective import read_logps
@@ -84,6 +84,7 @@ def reference_of(
             f"--ref_model: its vocabulary has {vocabulary(model)} tokens, the model's "
             f"{vocabulary(tuned.model)}; a reference reads the same tokens"
         )
+    check_branches(model, tuned.model, layout, "--ref_model")
     return Reference(_asked(model, find_head(model), read))
 
 

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 _PAUSE_S = 4.0  # longest between two tries
 _PART = 64 << 20  # bytes of weights that are sent at once, where the server takes so much
 _CAN = {Ability.IDS, Ability.LOGPROBS, Ability.PENALTIES, Ability.MIN_P, Ability.WEIGHTS}
-_UNSENT = ("guide", "logit_bias", "bad_words", "prompt_logprobs")
+_UNSENT = ("guide", "logit_bias", "bad_words", "prompt_logprobs", "prompt_top")
 
 
 class RolloutServers:
