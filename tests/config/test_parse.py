@@ -409,9 +409,9 @@ FILES = [
     ("ENV: {A: 1}", "1: ENV is not read; set variables before the command"),
     ("command: pt", "1: this is a configuration of swift pt"),
     ("beta: 0.1", "1: beta: swift sft has no such setting"),
-    ("log_rollout_offpolicy_metrics: true",
-     "1: log_rollout_offpolicy_metrics: known from ms-swift, not supported yet "
-     "(preference and policy training)"),
+    ("galore_rank: true",
+     "1: galore_rank: known from ms-swift, not supported yet "
+     "(GaLore, LISA, ReFT, LLaMAPro and other tuners)"),
     ("5: 3", "1: 5: swift sft has no such setting"),
 ]  # fmt: skip
 

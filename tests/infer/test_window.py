@@ -13,7 +13,7 @@ from swift.infer.backends.window import Window
 @pytest.mark.parametrize("unseen", [0, 1])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_step_sees_of_every_row_all_that_it_has(unseen: int, seed: int) -> None:
-    rng, window = random.Random(seed), Window(2, unseen)
+    rng, window = random.Random(seed), Window(2, unseen=unseen)
     rows: list[list[float]] = []
     for number in range(400):
         if len(rows) < 6 and (not rows or rng.random() < 0.1):

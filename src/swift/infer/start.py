@@ -31,7 +31,7 @@ from swift.infer.engine import RestingEngine, ServingEngine
 from swift.models.load import context_length, dtype_name, load_config
 from swift.observe.log import Log
 
-registry.register("engine", "vllm", "swift.infer.backends.vllm_local:VllmLocal")
+registry.register("engine", "vllm", "swift.infer.backends.vllm_local:VllmLocal", needs="vllm")
 ADAPTER = "adapter"  # what a server calls the adapter that is given
 Loads = TypeVar("Loads", VllmSection, SglangSection)
 _RUNNING = {dialect.name: dialect for dialect in (SGLANG, LMDEPLOY)}
