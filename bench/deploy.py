@@ -2,6 +2,7 @@
 
 OMP_NUM_THREADS=1 python bench/deploy.py                                # swift deploy, transformers serve
 OMP_NUM_THREADS=1 python bench/deploy.py --vllm path/to/python          # and vLLM: alone, and behind swift deploy
+PYTHONPATH=src OMP_NUM_THREADS=1 python bench/deploy.py --vllm path/to/python --here         # and within it
 Every client asks one question a round (a chat prompt of about 105 tokens, greedy, at most 64 new ones), streamed.
 Figures are medians over the rounds. vLLM alone is the very process that swift deploy started, asked without swift.
 """
@@ -156,13 +157,16 @@ def running(given: argparse.Namespace, folder: Path) -> Iterator[list[Contender]
     log = Path(tempfile.mkdtemp())
     swift = [sys.executable, "-m", "swift", "deploy", "--model", str(folder), "--torch_dtype"]
     swift += ["bfloat16", "--served_model_name", "m", "--verbose", "false"]
-    vllm = [*swift, "--infer_backend", "vllm", "--engine_python", given.vllm]
-    vllm += ["--vllm_max_num_seqs", "32", "--vllm_max_model_len", "1024"]
+    settings = ["--infer_backend", "vllm", "--vllm_max_num_seqs", "32"]
+    settings += ["--vllm_max_model_len", "1024"]
+    vllm = [*swift, *settings, "--engine_python", given.vllm]
     theirs = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
     theirs += ["--continuous-batching", "--cb-num-blocks", "512", "--dtype", "bfloat16"]
     theirs += ["--attn-implementation", "sdpa", "--host", "127.0.0.1"]
     wanted = {"swift deploy": swift, THEIRS: theirs}
     wanted |= {"swift deploy, vLLM": vllm} if given.vllm else {}
+    if given.here:
+        wanted["swift deploy, vLLM within"] = [given.vllm, *swift[1:], *settings]
     with contextlib.ExitStack() as stack:
         made = []
         for name, words in wanted.items():
@@ -179,7 +183,7 @@ def running(given: argparse.Namespace, folder: Path) -> Iterator[list[Contender]
             process = psutil.Process(server.pid)
             model = str(folder) if name == THEIRS else "m"
             found.append(Contender(name, f"{url}/v1", model, process))
-            if "vLLM" in name:
+            if name == "swift deploy, vLLM":
                 found.append(Contender("vLLM alone", *behind(process), process))
         yield found
 
@@ -222,6 +226,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="most new ones of an answer")
     parser.add_argument("--system", type=int, default=0, help="sentences of a shared system prompt")
     parser.add_argument("--vllm", default="", help="Python of an environment with vLLM")
+    parser.add_argument(
+        "--here", action="store_true", help="swift deploy in that environment too, vLLM within it"
+    )
     parser.add_argument(
         "--theirs", type=int, default=16, help="most clients of transformers serve: it takes long"
     )
