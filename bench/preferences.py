@@ -19,8 +19,8 @@ SETTINGS = {
     "dpo": [],
     "kto": ["--dataset", "examples/data/judged_answers.jsonl", "--beta", "0.1",
             "--per_device_train_batch_size", "8", "--metric_for_best_model", "loss"],
-    "orpo": ["--beta", "0.1"],
-    "simpo": ["--beta", "2.0", "--simpo_gamma", "1.0"],
+    "orpo": ["--beta", "0.1", "--num_train_epochs", "10"],
+    "simpo": ["--beta", "2.0", "--simpo_gamma", "1.0", "--num_train_epochs", "10"],
 }  # fmt: skip
 SHOWN = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 
