@@ -84,8 +84,7 @@ def main() -> None:
             words += [f"--{name}", str(value)]
         found = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
         print(
-            f"{way}: loss {found['loss']:.6f}, {found['seconds']:.2f} CPU-s, "
-            f"{found['gib']:.2f} GiB"
+            f"{way}: loss {found['loss']:.6f}, {found['seconds']:.2f} CPU-s, {found['gib']:.2f} GiB"
         )
 
 
