@@ -69,7 +69,7 @@ def train(
 
 @pytest.mark.parametrize("kind", ["dpo", "cpo", "simpo", "orpo", "rm"])
 def test_pairs_are_learned(kind: str, checkpoint: Path, pairs: Path, tmp_path: Path) -> None:
-    words = ["--rlhf_type", kind, "--max_steps", 8, "--split_dataset_ratio", 0.2]
+    words = ["--rlhf_type", kind, "--max_steps", 6, "--split_dataset_ratio", 0.2]
     lines = train(tmp_path, checkpoint, pairs, *words, "--output_dir", "run")
     steps = [line for line in lines if "loss" in line]
     assert steps[-1]["loss"] < steps[0]["loss"]

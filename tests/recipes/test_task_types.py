@@ -296,7 +296,6 @@ def test_two_processes_equal_one(task: str, checkpoint: Path, tmp_path: Path) ->
         (["embedding", "--mrl_dims", 99], {"anchor": "a", "positive": "b"}, "have 48"),
         (["embedding", "--loss_type", "dpo"], {"anchor": "a", "positive": "b"}, "--loss_type"),
         (["reranker"], {"query": "a", "documents": ["b"], "labels": [3]}, "relevance 3"),
-        (["generative_reranker"], {"query": "a"}, "not supported yet"),
     ],
 )
 def test_what_cannot_be_is_said(
