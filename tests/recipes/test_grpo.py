@@ -141,7 +141,8 @@ def test_a_step_means_the_same_however_it_is_cut(learn: Learn, kind: str) -> Non
     padded = learn("padded", rlhf=rlhf, model={"attention": "eager"})
     # one float32 rounding through Adam: a gradient near 0 decides a whole step of the learning rate
     norm = metrics(whole)[0]["train/grad_norm"]
-    assert metrics(cut)[0]["train/grad_norm"] == pytest.approx(norm, rel=1e-6)  # some last bits
+    # 3e-7 of it: the last bits of a float32, where the norm is large
+    assert metrics(cut)[0]["train/grad_norm"] == pytest.approx(norm, abs=1e-5, rel=3e-7)
     assert abs(metrics(whole)[0]["train/loss"] - metrics(cut)[0]["train/loss"]) < 1e-6
     assert abs(norm - metrics(padded)[0]["train/grad_norm"]) < 1e-4
     assert difference(whole, cut) < 1e-4

@@ -165,7 +165,7 @@ def test_groups_of_several_sizes_are_as_they_are(learn: Callable[..., Path], kin
         lines = (done.parent / "completions.jsonl").read_text().splitlines()
         assert [json.loads(x)["place"].rpartition(":")[2] for x in lines] == list("11222333344")
     for name in ("train/loss", "train/grad_norm", "train/reward", "train/completion_length"):
-        assert found[0][name] == pytest.approx(found[1][name], rel=1e-6, abs=1e-6), name
+        assert found[0][name] == pytest.approx(found[1][name], rel=1.2e-7, abs=1e-6), name
 
 
 def test_a_run_from_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
