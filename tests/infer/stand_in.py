@@ -18,7 +18,7 @@ class Reply:
 
     status: int = 200
     body: Any = None  # JSON, or bytes as they are
-    events: list[Any] | None = None  # server-sent; a str is sent as it is
+    events: list[Any] | None = None  # server-sent; a str is sent as it is, a callable is waited for
     headers: dict[str, str] = field(default_factory=dict)
     hang_s: float = 0.0
     cut: bool = False  # the connection breaks before the end
@@ -32,6 +32,18 @@ class StandIn:
     @property
     def bodies(self) -> list[dict[str, Any]]:
         return [body for _, body, _ in self.asked]
+
+
+def _bursts(events: list[Any]) -> list[Any]:
+    """Events as bytes that are sent at once, and what is waited for between them."""
+    found: list[Any] = [b""]
+    for event in events:
+        if callable(event):
+            found += [event, b""]
+        else:
+            line = event if isinstance(event, str) else json.dumps(event)
+            found[-1] += f"data: {line}\n\n".encode()
+    return found
 
 
 @contextmanager
@@ -59,12 +71,12 @@ def serve(answer: Callable[[int, str, dict[str, Any]], Reply]) -> Iterator[Stand
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             text = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-            if reply.events is not None:
-                lines = [e if isinstance(e, str) else json.dumps(e) for e in reply.events]
-                text = "".join(f"data: {line}\n\n" for line in lines).encode()
-            self.send_header("Content-Length", str(len(text) + (9 if reply.cut else 0)))
+            texts = [text] if reply.events is None else _bursts(reply.events)
+            size = sum(len(text) for text in texts if isinstance(text, bytes))
+            self.send_header("Content-Length", str(size + (9 if reply.cut else 0)))
             self.end_headers()
-            self.wfile.write(text)
+            for text in texts:
+                self.wfile.write(text) if isinstance(text, bytes) else text()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +104,29 @@ def test_sglang_says_what_it_thinks_of_a_prompt() -> None:
     [(SGLANG, "cumulative"), (SGLANG, "incremental"), (LMDEPLOY, "events")],
 )
 def test_a_stream_is_the_answer_in_pieces(dialect: Dialect, events: str) -> None:
+    """Each comes when it is there; what came together is one."""
     request = Request(PROMPTS[0], Sampling(3, temperature=1, logprobs=0))
-    reply = Reply(events=[*SAID[dialect.name][events], "[DONE]"])
-    with serve(lambda *_: reply) as server:
-        pieces = []
+    first, *others = SAID[dialect.name][events]
+    heard = threading.Event()
 
-        async def take() -> None:
+    def answer(number: int, *_: Any) -> Reply:
+        wait = [lambda: heard.wait(10)] if number == 0 else []
+        return Reply(events=[first, *wait, *others, "[DONE]"])
+
+    with serve(answer) as server:
+
+        async def take() -> list[list[int]]:
+            pieces = []
             async for piece in engine(server, dialect).stream(request):
                 pieces.append(piece.tokens)
+                heard.set()
+            return [tokens for tokens in pieces if tokens]
 
-        asyncio.run(take())
-        heard: list[int] = []
-        [whole] = engine(server, dialect).generate([request], on_token=heard.append)
-    assert [tokens for tokens in pieces if tokens] == [[4], [8, 9]] and heard == [4, 8, 9]
+        assert asyncio.run(take()) == [[4], [8, 9]]
+        assert asyncio.run(take()) == [[4, 8, 9]]
+        told: list[int] = []
+        [whole] = engine(server, dialect).generate([request], on_token=told.append)
+    assert told == [4, 8, 9]
     logprobs = [-0.5, -0.25, -1.0]
     assert whole == Completion([4, 8, 9], "length", logprobs, drawn_logprobs=logprobs)
 

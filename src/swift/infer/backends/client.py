@@ -1,4 +1,7 @@
-"""Questions to a server over HTTP: many at once, again where that may help, limited in time."""
+"""Questions to a server over HTTP: many at once, again where that may help, limited in time.
+
+With aiohttp, whose parser is C: a streamed token costs half of what it does with httpx.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import asyncio
 import json
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-import httpx2 as httpx
+import aiohttp
 
 from swift.errors import ConfigError, OtherWeights, ServerError
 
@@ -21,6 +24,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 _WRAPPED = ("error", "message", "detail", "error_message")
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_KEPT_S = 4.0  # an unused connection; uvicorn closes it after five
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Address:
 @cache
 def _trust() -> ssl.SSLContext:
     """Whose certificates count, read once: it takes 20 ms, as long as a dozen tokens."""
-    return httpx.create_ssl_context()
+    return ssl.create_default_context()
 
 
 class Client:
@@ -47,18 +51,20 @@ class Client:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
-        limits = httpx.Limits(max_connections=None)
-        timeout = httpx.Timeout(address.timeout_s, connect=min(10.0, address.timeout_s))
-        self._http = httpx.AsyncClient(
-            headers=headers, timeout=timeout, limits=limits, verify=_trust()
+        self._http = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {address.key}"} if address.key else {},
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=min(10.0, address.timeout_s), sock_read=address.timeout_s
+            ),
+            connector=aiohttp.TCPConnector(limit=0, ssl=_trust(), keepalive_timeout=_KEPT_S),
+            trust_env=True,
         )
 
     async def __aenter__(self) -> Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def ask(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that the server answers.
@@ -67,44 +73,38 @@ class Client:
             ConfigError: it refuses the question.
             ServerError: it cannot be reached, fails again and again, or answers no JSON.
         """
-
-        async def once() -> Any:
-            answer = await self._http.post(self._address.url + path, json=body)
-            await self._accept(answer, path)
-            return self._json(answer.text, path)
-
-        return await self._again(once, path)
+        return self._json(await self._text("POST", path, json=body), path)
 
     async def send(self, path: str, content: bytes) -> None:
         """Send bytes; raises as :meth:`ask`."""
-
-        async def once() -> None:
-            kind = {"Content-Type": "application/octet-stream"}
-            url = self._address.url + path
-            await self._accept(await self._http.post(url, content=content, headers=kind), path)
-
-        await self._again(once, path)
+        kind = {"Content-Type": "application/octet-stream"}
+        await self._text("POST", path, data=content, headers=kind)
 
     async def look(self, path: str) -> Any:
         """The JSON that the server shows; raises as :meth:`ask`."""
-
-        async def once() -> Any:
-            answer = await self._http.get(self._address.url + path)
-            await self._accept(answer, path)
-            return self._json(answer.text, path)
-
-        return await self._again(once, path)
+        return self._json(await self._text("GET", path), path)
 
     async def tell(self, path: str, body: Mapping[str, Any]) -> None:
         """Send something whose answer says no more than that it is done; raises as :meth:`ask`."""
+        await self._text("POST", path, json=body)
 
-        async def once() -> None:
-            await self._accept(await self._http.post(self._address.url + path, json=body), path)
+    async def _text(self, method: str, path: str, **sent: Any) -> str:
+        async def once() -> str:
+            url = self._address.url + path
+            async with self._http.request(method, url, **sent) as answer:
+                await self._accept(answer, path)
+                return await answer.text(errors="replace")
 
-        await self._again(once, path)
+        return await self._again(once, path)
 
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
-        """The JSON of each server-sent event, up to ``[DONE]`` or the end of the stream.
+        """The JSON of each server-sent event; raises as :meth:`bursts`."""
+        async for burst in self.bursts(path, body):
+            for event in burst:
+                yield event
+
+    async def bursts(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
+        """The JSON of server-sent events that came together, up to ``[DONE]`` or the stream's end.
 
         Some servers send no ``[DONE]``: whether an answer is whole, its own last event says. Only
         the beginning is tried again: what has been passed on cannot be taken back.
@@ -113,37 +113,40 @@ class Client:
             ConfigError, ServerError: as :meth:`ask`; and where the connection breaks.
         """
 
-        async def begin() -> httpx.Response:
-            question = self._http.build_request("POST", self._address.url + path, json=body)
-            answer = await self._http.send(question, stream=True)
+        async def begin() -> aiohttp.ClientResponse:
+            answer = await self._http.post(self._address.url + path, json=body)
             try:
                 await self._accept(answer, path)
             except BaseException:
-                await answer.aclose()
+                answer.close()
                 raise
             return answer
 
-        answer = await self._again(begin, path)
-        try:
-            async with self._named(path):
-                async for line in answer.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    data = line.removeprefix("data:").strip()
-                    if data == "[DONE]":
+        rest = b""
+        async with await self._again(begin, path) as answer:
+            with self._named(path):
+                async for came in answer.content.iter_any():
+                    *lines, rest = (rest + came).split(b"\n")
+                    told = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+                    ended = b"[DONE]" in told
+                    whole = told[: told.index(b"[DONE]")] if ended else told
+                    if burst := [self._event(data, path) for data in whole]:
+                        yield burst
+                    if ended:
                         return
-                    event = self._json(data, path)
-                    if isinstance(event, dict) and event.get("error"):
-                        raise ServerError(f"{self._address.url}{path}: {_said(data)}")
-                    yield event
-        finally:
-            await answer.aclose()
+
+    def _event(self, data: bytes, path: str) -> Any:
+        text = data.decode(errors="replace")
+        event = self._json(text, path)
+        if isinstance(event, dict) and event.get("error"):
+            raise ServerError(f"{self._address.url}{path}: {_said(text)}")
+        return event
 
     async def _again(self, once: Callable[[], Awaitable[Answer]], path: str) -> Answer:
         pause_s = self._address.pause_s
         for left in reversed(range(self._address.tries)):
             try:
-                async with self._named(path):
+                with self._named(path):
                     return await once()
             except _Busy as busy:
                 if not left:
@@ -153,29 +156,29 @@ class Client:
                 pause_s = min(2 * pause_s, self._address.longest_pause_s)
         raise AssertionError("there is at least one try")
 
-    @asynccontextmanager
-    async def _named(self, path: str) -> AsyncIterator[None]:
+    @contextmanager
+    def _named(self, path: str) -> Iterator[None]:
         """Failures of the connection, with the address."""
         where = f"{self._address.url}{path}"
         try:
             yield
-        except httpx.ConnectError as error:
-            raise _Busy(f"{where} cannot be reached: {error}") from None
-        except httpx.TimeoutException:
+        except TimeoutError:  # aiohttp's own are of this kind
             raise ServerError(
                 f"{where}: no sign of life for {self._address.timeout_s:g} seconds"
             ) from None
-        except httpx.TransportError as error:
+        except aiohttp.ClientConnectorError as error:
+            raise _Busy(f"{where} cannot be reached: {error}") from None
+        except aiohttp.ClientError as error:
             raise _Busy(f"{where}: the connection broke: {error or repr(error)}") from None
 
-    async def _accept(self, answer: httpx.Response, path: str) -> None:
-        if answer.status_code < 400:
+    async def _accept(self, answer: aiohttp.ClientResponse, path: str) -> None:
+        if answer.status < 400:
             return
-        await answer.aread()
-        why = f"{self._address.url}{path}: {answer.status_code} {_said(answer.text)}"
-        if answer.status_code == 412:
+        said = _said(await answer.text(errors="replace"))
+        why = f"{self._address.url}{path}: {answer.status} {said}"
+        if answer.status == 412:
             raise OtherWeights(why)
-        if answer.status_code in _AGAIN:
+        if answer.status in _AGAIN:
             raise _Busy(why, _wait(answer.headers.get("retry-after")))
         raise ConfigError(why)
 

@@ -77,18 +77,23 @@ class ServedEngine:
         )
 
     async def _pieces(self, client: Client, request: Request) -> AsyncIterator[Piece]:
+        """What came together is one piece: a reader that is behind has fewer of them."""
         d = self._dialect
         ended, seen = False, 0
-        async for event in client.events(d.path, d.ask(self._bounded(request), self._model, True)):
-            if not event.get("choices", True):
-                continue  # a server's word about usage
-            piece = d.hear(event, request, seen)
-            seen += len(piece.tokens)
-            if _uneven(piece):
-                raise ServerError(f"{self._address.url}: tokens without logprobs: {event}")
-            ended = ended or piece.finish_reason is not None
-            if piece.tokens or piece.finish_reason:
-                yield piece
+        async for burst in client.bursts(d.path, d.ask(self._bounded(request), self._model, True)):
+            pieces = []
+            for event in burst:
+                if not event.get("choices", True):
+                    continue  # a server's word about usage
+                piece = d.hear(event, request, seen)
+                seen += len(piece.tokens)
+                if _uneven(piece):
+                    raise ServerError(f"{self._address.url}: tokens without logprobs: {event}")
+                if piece.tokens or piece.finish_reason:
+                    pieces.append(piece)
+            if pieces:
+                ended = ended or pieces[-1].finish_reason is not None
+                yield pieces[0] if len(pieces) == 1 else _one(pieces)
         if not ended:
             raise ServerError(f"{self._address.url}: the answer ended without a reason")
 
@@ -173,16 +178,27 @@ def is_plain(sampling: Sampling) -> bool:
     return s.temperature == 1 and not any((*changed, *cut))
 
 
+def _one(pieces: Sequence[Piece]) -> Piece:
+    """Pieces as one."""
+    logprobs = [x for piece in pieces for x in piece.logprobs or []]
+    top = [x for piece in pieces for x in piece.top_logprobs or []]
+    last = pieces[-1]
+    return Piece(
+        [token for piece in pieces for token in piece.tokens],
+        None if last.logprobs is None else logprobs,
+        None if last.top_logprobs is None else top,
+        last.finish_reason,
+    )
+
+
 def join(pieces: Sequence[Piece], sampling: Sampling) -> Completion:
     """The whole answer that pieces make."""
-    last = pieces[-1]
-    assert last.finish_reason is not None
-    logprobs = [x for piece in pieces for x in piece.logprobs or []]
-    found = None if last.logprobs is None else logprobs
+    whole = _one(pieces)
+    assert whole.finish_reason is not None
     return Completion(
-        [token for piece in pieces for token in piece.tokens],
-        last.finish_reason,
-        found,
-        None if last.top_logprobs is None else [x for p in pieces for x in p.top_logprobs or []],
-        drawn_logprobs=found if is_plain(sampling) else None,
+        whole.tokens,
+        whole.finish_reason,
+        whole.logprobs,
+        whole.top_logprobs,
+        drawn_logprobs=whole.logprobs if is_plain(sampling) else None,
     )
