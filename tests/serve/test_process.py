@@ -31,6 +31,7 @@ from swift.serve.limits import Gate
 from swift.serve.server import listen, uvicorn_of
 
 HERE = Path(__file__).parent
+HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,22 @@ def test_a_head_that_never_ends_is_not_waited_for(renderer: Renderer) -> None:
             assert one.recv(100) == b""
             one.close()
         assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("piece", [b"X-A: b\r\n", b"b"], ids=["headers", "one header"])
+@pytest.mark.parametrize("first", [b"", HEALTH], ids=["first", "second"])
+def test_a_head_without_end_is_not_held(renderer: Renderer, piece: bytes, first: bytes) -> None:
+    app = serve(SayingEngine(renderer, "x"), renderer)
+    with listening(app) as address:
+        one = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+        one.settimeout(5)
+        one.sendall(first + b"GET /health HTTP/1.1\r\nHost: a\r\nX-A: ")
+        sent, most = 0, 64 << 20
+        with contextlib.suppress(ConnectionError):
+            while sent < most:
+                sent += one.send(piece * (4096 // len(piece)))
+        assert sent < most  # the socket's own buffers hold some megabytes
+        one.close()
 
 
 def test_a_body_that_never_ends_is_not_waited_for(renderer: Renderer) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from swift.serve import anthropic, openai
 from swift.serve.keys import Keys
 from swift.serve.refused import Refused
+from swift.serve.timer import Timer
 
 OPEN = ("/health", "/ready")
 """Routes that need no key."""
@@ -194,10 +195,12 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
-        async for event in self._events:
-            async with asyncio.timeout(self.patience_s):
+        now = asyncio.get_running_loop().time
+        with closing(Timer()) as timer:
+            async for event in self._events:
                 body = {"body": event.encode(), "more_body": True}
-                await send({"type": "http.response.body", **body})
+                sent = send({"type": "http.response.body", **body})
+                await timer.wait(sent, now() + self.patience_s)
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -1,18 +1,21 @@
-"""Connections that send half a head of a request and no more are closed."""
+"""Connections that send half a head of a request and no more, or one without end, are closed."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_MOST_HEAD = 1 << 16  # bytes, beside those that came with the last of a body
 
 
-class Patience(H11Protocol):
-    """uvicorn's protocol with an end to its patience: itself it waits for ever for a head."""
+class Patience(HttpToolsProtocol):
+    """uvicorn's protocol with bounds: itself it waits for ever for a head, however long."""
 
     header_timeout_s = 20.0
     _late: asyncio.TimerHandle | None = None
+    _head = 0  # bytes that came without being a body or the end of a head
 
     def connection_made(self, transport: Any) -> None:
         """See asyncio."""
@@ -21,8 +24,21 @@ class Patience(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        self._head += len(data)
         super().data_received(data)
+        if self._head > _MOST_HEAD:
+            self.transport.close()
         self._watch()
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._head = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._head = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -47,6 +63,6 @@ class Patience(H11Protocol):
             self.transport.close()
 
 
-def patient(header_timeout_s: float) -> type[H11Protocol]:
+def patient(header_timeout_s: float) -> type[HttpToolsProtocol]:
     """The protocol with a time for the head of each request."""
     return type("Patience", (Patience,), {"header_timeout_s": header_timeout_s})

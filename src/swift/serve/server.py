@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import threading
@@ -210,6 +211,8 @@ def run_app(app: FastAPI, section: ListenSection, log: Log, what: str, path: str
     scheme = "https" if section.ssl_certfile else "http"
     port = listening.getsockname()[1]
     log(f"serving {what} at {scheme}://{section.host}:{port}{path} (Ctrl-C ends)")
+    gc.collect()
+    gc.freeze()  # a collection among all that is loaded stops every answer for half a second
     with _unraised():
         uvicorn_of(app, section).run(sockets=[listening])
 

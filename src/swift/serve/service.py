@@ -6,7 +6,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 
 from swift.chat.message import Conversation
@@ -20,6 +20,7 @@ from swift.serve.metrics import Metrics
 from swift.serve.models import Models
 from swift.serve.record import Recorder
 from swift.serve.refused import Refused
+from swift.serve.timer import Timer
 from swift.serve.wire import Defaults
 
 
@@ -95,9 +96,10 @@ class Service:
                 plan = await asyncio.to_thread(self.answerer.plan, ask, adapter)
                 exchange.prompt, exchange.ask = plan.prompt_size, plan.ask
                 async with aclosing(self.answerer.run(plan)) as steps:
-                    while (step := await self._next(steps, exchange)) is not None:
-                        exchange.add(step)
-                        yield step
+                    with closing(Timer()) as timer:
+                        while (step := await self._next(steps, exchange, timer)) is not None:
+                            exchange.add(step)
+                            yield step
                 end = exchange.answers[0].finish
                 await self._record(exchange)
             except Refused:
@@ -131,14 +133,14 @@ class Service:
         except Exception as error:
             self.log.warn(f"{exchange.id} was not recorded: {error!r}")
 
-    async def _next(self, steps: AsyncGenerator[Step, None], exchange: Exchange) -> Step | None:
+    async def _next(
+        self, steps: AsyncGenerator[Step, None], exchange: Exchange, timer: Timer
+    ) -> Step | None:
         """The next step within the deadline; None: there is none."""
-        left = self.deadline_s - (time.monotonic() - exchange.began_s)
         try:
-            async with asyncio.timeout(left) as limit:
-                return await anext(steps, None)
+            return await timer.wait(anext(steps, None), exchange.began_s + self.deadline_s)
         except TimeoutError:
-            if not limit.expired():
+            if not timer.rang:
                 raise
         raise Refused(
             504, f"the answer takes longer than {self.deadline_s:g} s", code="deadline_exceeded"
