@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,35 @@ def test_streaming_keeps(promise: Callable[[Subject], None], subject: Subject) -
     if promise.__name__.startswith("logprobs"):
         pytest.skip("prompt_logprobs are not streamed; the next test has the others")
     promise(subject)
+
+
+def test_a_pause_lasts_until_it_is_ended(subject: Subject, engine: TransformersEngine) -> None:
+    plain, long = Request(PROMPTS[1], Sampling(4)), Request(PROMPTS[0], Sampling(200))
+    found: list[Any] = []
+
+    async def paused() -> Completion:
+        pieces = engine.stream(long)
+        first = await anext(pieces)
+        await asyncio.to_thread(engine.pause)
+        waiting = threading.Thread(target=lambda: found.extend(engine.generate([plain])))
+        waiting.start()
+        rest = asyncio.create_task(collect(pieces))
+        await asyncio.sleep(0.2)
+        assert not rest.done() and not found
+        engine.update_weights(subject.model.state_dict().items())  # it still stands
+        await asyncio.sleep(0.2)
+        assert not rest.done() and not found
+        engine.resume()
+        await asyncio.to_thread(waiting.join, 10)
+        whole = await rest
+        return replace(whole, tokens=[*first.tokens, *whole.tokens])
+
+    try:
+        answer = asyncio.run(paused())
+    finally:
+        engine.resume()
+    assert answer.tokens == subject.greedy(PROMPTS[0], 200)
+    assert found[0].tokens == subject.greedy(PROMPTS[1], 4)
 
 
 def test_logprobs_come_with_their_tokens(subject: Subject, engine: TransformersEngine) -> None:

@@ -107,6 +107,7 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         self._stepper: Stepper | None = None
         self._closed = False
+        self._paused = False
         self._stale = False
         self.can_join: bool | None = None
 
@@ -130,6 +131,22 @@ class Scheduler:
     def forget(self) -> None:
         """The weights are new: running answers are read once more before they go on."""
         self._stale = True
+
+    def pause(self) -> None:
+        """Begin no round any more."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def wait_until_resumed(self) -> None:
+        """Wait while it is paused."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._paused)
 
     def wait_until_unused(self, adapter: str) -> None:
         """Wait until no answer needs an adapter."""
@@ -156,10 +173,13 @@ class Scheduler:
     def _all(self) -> list[Job]:
         return [*self._waiting, *self._reading, *self._running]
 
+    def _may_work(self) -> bool:
+        return self._closed or (bool(self._all()) and not self._paused)
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._all())
+                self._changed.wait_for(self._may_work)
                 if self._closed:
                     break
             try:

@@ -60,7 +60,7 @@ class TransformersEngine:
                 are not read whole. Only where no weights change but by this engine.
         """
         self._model = model
-        missing = {Ability.PAUSE, Ability.SLEEP, *([] if marks else [Ability.MEDIA])}
+        missing = {Ability.SLEEP, *([] if marks else [Ability.MEDIA])}
         self.abilities = frozenset(Ability) - missing
         self._marks = marks
         self._proven: set[Kind] = set()  # kinds of media that the model was shown to take
@@ -88,6 +88,7 @@ class TransformersEngine:
         if not requests:
             return []
         rows = [self._row(request, on_token) for request in requests]
+        self._scheduler.wait_until_resumed()
         with self._using():
             for row in rows:
                 if row.request.sampling.prompt_logprobs:
@@ -131,6 +132,16 @@ class TransformersEngine:
                     return
         finally:
             self._scheduler.cancel(job)
+
+    def pause(self) -> None:
+        """See :class:`swift.infer.engine.RestingEngine`; a running :meth:`generate` ends first."""
+        self._scheduler.pause()
+        with self._alone():
+            pass
+
+    def resume(self) -> None:
+        """See :class:`swift.infer.engine.RestingEngine`."""
+        self._scheduler.resume()
 
     def embed(
         self, texts: Sequence[Sequence[int]], adapter: str | None = None
