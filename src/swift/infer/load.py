@@ -27,6 +27,8 @@ from swift.models.load import (
     load_model,
     resolve_dtype,
 )
+from swift.models.memory import free_bytes
+from swift.models.prepacked import prepack
 from swift.observe.log import Log
 from swift.tune.lora import load_adapter
 
@@ -193,6 +195,7 @@ def _embed(
         peft = load_adapter(model, adapter)
         model = peft.merge_and_unload() if section.merge else peft.get_base_model()
     model.config.use_cache = True
+    prepack(model, free_bytes(device) // 2)
     tokenizer = load_tokenizer(words, trust_remote_code=section.trust_remote_code)
     engine = TransformersEngine(
         model, tokenizer, section.attention, lambda: renderer.marks, kept=_KEPT

@@ -24,13 +24,13 @@ from swift.losses.cross_entropy import chunk_rows
 from swift.models.anatomy import body, census, decoder_layers, vocabulary
 from swift.models.attention import PACKED, run_body
 from swift.models.load import context_length, load_config, load_shape
+from swift.models.memory import free_bytes
 from swift.models.parts import count_parts, parts
 from swift.train.memory import (
     GIB,
     Estimate,
     Probe,
     count_saved,
-    free_bytes,
     held_bytes,
     parameters_estimate,
 )
