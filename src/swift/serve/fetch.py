@@ -147,7 +147,7 @@ class Fetcher:
         for _ in range(_HOPS):
             async with self._answer(url) as answer:
                 if answer.is_redirect:
-                    url = urljoin(url, answer.headers.get("location", ""))
+                    url = _led(url, answer.headers.get("location", ""))
                     continue
                 if answer.status_code != 200:
                     raise _failed(f"its server answers {answer.status_code}")
@@ -210,8 +210,28 @@ class Fetcher:
 
     @cached_property
     def _trust(self) -> ssl.SSLContext:
-        """The authorities of this machine, or of ``SSL_CERT_FILE``."""
-        return httpx.create_ssl_context()
+        """The authorities of this machine, or of ``SSL_CERT_FILE``.
+
+        Raises:
+            Refused: they cannot be read.
+        """
+        try:
+            return httpx.create_ssl_context()
+        except OSError as error:  # ssl.SSLError is one
+            why = f"this server's SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error.strerror}"
+            raise Refused(500, why, code="unsupported_media") from None
+
+
+def _led(url: str, location: str) -> str:
+    """Where a redirection leads.
+
+    Raises:
+        Refused: out of HTTPS, so that others could change what comes.
+    """
+    led = urljoin(url, location)
+    if url[:6].lower() == "https:" and led[:6].lower() != "https:":
+        raise _failed("redirected from https to what is not")
+    return led
 
 
 def _data_url(kind: str, content: bytes) -> str:
