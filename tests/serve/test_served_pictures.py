@@ -292,11 +292,9 @@ def test_a_mark_that_a_client_writes_stays_text(
     assert before.tokens.count(id) == after.tokens.count(id)
 
 
-def test_limits_of_pixels_are_those_of_training(
-    folder: Path, engine: Seeing, three: list[bytes]
-) -> None:
+def test_limits_of_pixels_are_those_of_training(folder: Path, engine: Seeing) -> None:
     """What a checkpoint remembers of ``--max_pixels``."""
-    large = written(Image.fromarray(pixels(9, 200, 200)), "PNG")
+    large = written(Image.fromarray(pixels(9, 100, 300)), "PNG")
     sizes = {}
     for name, settings in (
         ("own", MediaSettings()),
