@@ -17,6 +17,7 @@ import torch
 from fastapi import FastAPI
 from PIL import ExifTags, Image
 from serving import SayingEngine, chat, events, post, serve, user
+from transformers.utils.import_utils import is_torchvision_available
 
 import swift
 import tiny
@@ -350,6 +351,14 @@ def test_many_at_once_get_what_each_gets_alone(real: FastAPI, three: list[bytes]
         size, believed = ask(messages)
         for found in together[number :: len(bodies)]:
             assert found == (size, pytest.approx(believed, abs=1e-4))
+
+
+def test_a_video_that_needs_a_package_says_so(app: FastAPI) -> None:
+    if is_torchvision_available():
+        pytest.skip("torchvision is installed")
+    body = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
+    done = chat(app, messages=user([body]))
+    assert done.status_code == 400 and "torchvision" in done.json()["error"]["message"]
 
 
 def test_what_is_not_said_right_is_named(app: FastAPI, three: list[bytes]) -> None:

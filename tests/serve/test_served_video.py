@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import yaml
 from fastapi import FastAPI
 from PIL import Image
 from serving import chat, events, post, serve, user
+from test_process import listening
 
 import tiny
 from swift.chat.load import for_others, load_renderer, load_tokenizer
@@ -288,6 +290,22 @@ def test_a_video_is_read_once_and_beside_the_event_loop(
     assert (health, text, video) == (200, 200, 200)
     assert first - times[0] < 0.5 and second - times[0] < 0.55 and last - times[0] > 0.6
     assert len(times) == 1
+
+
+def test_the_page_s_example_runs(
+    cinema: Cinema, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+    page = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+    [example] = [one for one in re.findall(r"```py\n(.*?)```", page, re.S) if "video_url" in one]
+    monkeypatch.chdir(path.parent)
+    with listening(cinema.app) as address:
+        exec(example.replace("http://127.0.0.1:8000", address).replace("smol", "tiny"), {})
+    content, _, size = capsys.readouterr().out.strip().rpartition(" ")
+    asked = [part(path.read_bytes()), {"type": "text", "text": "What happens?"}]
+    done = chat(cinema.app, messages=user(asked)).json()
+    assert content == done["choices"][0]["message"]["content"].strip()
+    assert int(size) == done["usage"]["prompt_tokens"]
 
 
 def broken() -> dict[str, bytes]:
