@@ -240,6 +240,7 @@ def test_a_server_remembers_how_videos_were_read(
         config,
         lambda renderer: for_others(renderer, *LIMITS),
     )
+    talker = replace(talker, sampling=written(talker.renderer))
     served = Served(talker, "tiny", {}, None)
     quiet = ServeSection(max_image_pixels=LIMITS[0], max_body_mb=4, verbose=False)
     service, app = make_service(served, quiet, Log(speaking=False))
