@@ -152,9 +152,9 @@ def _free_port() -> int:
 
 
 @contextmanager
-def deployed(place: Path, *words: object) -> Iterator[tuple[str, str, Command]]:
+def deployed(place: Path, *words: object, **environment: str) -> Iterator[tuple[str, str, Command]]:
     """A server: its address, what it said before, the process."""
-    command = start(["deploy", "--port", 0, *words], place)
+    command = start(["deploy", "--port", 0, *words], place, **environment)
     try:
         command.wait_for(lambda: "(Ctrl-C ends)" in command.text())
         said, _, rest = command.text().partition("serving ")

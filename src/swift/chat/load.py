@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,23 @@ def renderer_for(folder: Path, section: LoadSection) -> Renderer:
         boxes=BoxStyle(section.bbox_format, section.norm_bbox),
         trust_remote_code=section.trust_remote_code,
     )
+
+
+def for_others(renderer: Renderer, max_image_pixels: int, max_bytes: int) -> Renderer:
+    """A renderer that reads media as before, but of people who are not known: in narrow limits.
+
+    Args:
+        renderer: it is itself what is returned, where it reads no media or has those limits.
+        max_image_pixels: see :meth:`swift.chat.media.settings.MediaSettings.for_others`.
+        max_bytes: see there.
+    """
+    media = renderer.spec.media
+    if media is None:
+        return renderer
+    settings = media.settings.for_others(max_image_pixels, max_bytes)
+    if settings == media.settings:
+        return renderer
+    return Renderer(replace(renderer.spec, media=replace(media, settings=settings)))
 
 
 def media_of(section: LoadSection) -> MediaSettings:

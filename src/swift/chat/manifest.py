@@ -21,6 +21,8 @@ _WORDS = {
     "system": "the system prompt",
     "media": "how images are read",
 }
+_READING = ("max_pixels", "min_pixels", "fps", "max_frames", "min_frames", "sampling_rate")
+"""Settings that decide what a model gets of a medium."""
 
 
 def manifest(renderer: Renderer, system: str | None) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def manifest(renderer: Renderer, system: str | None) -> dict[str, Any]:
         "media": spec.media and {
             "processor": spec.media.fingerprint,
             "max_image_pixels": spec.media.settings.max_image_pixels,
+            **{name: getattr(spec.media.settings, name) for name in _READING},
         },
     }  # fmt: skip
 
@@ -66,7 +69,18 @@ def differences(folder: Path, renderer: Renderer, system: str | None) -> list[st
         if was != here:
             shown = "" if name in ("template", "tokenizer", "media") else f": {was!r}, now {here!r}"
             lines.append(f"{words} is not what {folder.name} learned with{shown}")
-    return lines
+    return [*lines, *_read_otherwise(before.get("media"), now["media"], folder.name)]
+
+
+def _read_otherwise(before: Any, now: Any, folder: str) -> list[str]:
+    """Settings by which media are read otherwise, as far as both are known."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return []
+    return [
+        f"--{name} is not what {folder} learned with: {before[name]!r}, now {now[name]!r}"
+        for name in _READING
+        if name in before and before[name] != now[name]
+    ]
 
 
 def _compared(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -152,6 +153,7 @@ def load_talker(
     device: torch.device,
     log: Log,
     servers: Servers,
+    narrow: Callable[[Renderer], Renderer] = lambda renderer: renderer,
 ) -> Talker:
     """Load a settled model with its adapter, renderer and engine.
 
@@ -161,6 +163,7 @@ def load_talker(
         device: of the embedded engine.
         log: told what happens.
         servers: settings of servers that are started.
+        narrow: the limits in which media are read, by what answers and by its engine alike.
 
     Raises:
         ConfigError: the model or the adapter cannot be used.
@@ -170,7 +173,7 @@ def load_talker(
     words = base  # where tokenizer and template are: an adapter brings those that it learned with
     if section.adapters and (Path(section.adapters[0]) / "tokenizer.json").is_file():
         words = Path(section.adapters[0])
-    renderer = renderer_for(words, section)
+    renderer = narrow(renderer_for(words, section))
     adapter = None
     if settings.backend == "transformers":
         engine: ServingEngine = _embed(base, words, section, settings, dtype, device, renderer)

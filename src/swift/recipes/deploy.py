@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from swift import registry
+from swift.chat.load import for_others
 from swift.chat.manifest import differences
 from swift.config.model import UsedModelSection
 from swift.config.runs import DeployConfig
@@ -38,7 +40,9 @@ def run(config: DeployConfig, world: World) -> None:
     all_of_them = [*model.adapters, *named.values()]
     ranked = {kind: allowing(getattr(config, kind), all_of_them) for kind in ("vllm", "sglang")}
     servers = config.model_copy(update=ranked)
-    talker = load_talker(model, config.infer, device_of(world), log, servers)
+    body = int(config.serve.max_body_mb * (1 << 20))
+    narrow = partial(for_others, max_image_pixels=config.serve.max_image_pixels, max_bytes=body)
+    talker = load_talker(model, config.infer, device_of(world), log, servers, narrow)
     system = config.serve.system or before.get("data", "system")
     for folder in (*all_of_them, str(model.path)):
         for line in differences(Path(folder), talker.renderer, system):

@@ -137,8 +137,8 @@ class Fetcher:
             if isinstance(part, Media) and is_address(str(part.source)):
                 kind, content = await self._content(str(part.source), left)
                 left -= len(content)
-                data = base64.b64encode(content).decode()
-                part = Media(part.kind, f"data:{kind};base64,{data}")
+                source = await asyncio.to_thread(_data_url, kind, content)
+                part = Media(part.kind, source)
             parts.append(part)
         return replace(message, content=tuple(parts)), left
 
@@ -147,7 +147,7 @@ class Fetcher:
         for _ in range(_HOPS):
             async with self._answer(url) as answer:
                 if answer.is_redirect:
-                    url = urljoin(url, answer.headers.get("location", ""))
+                    url = _led(url, answer.headers.get("location", ""))
                     continue
                 if answer.status_code != 200:
                     raise _failed(f"its server answers {answer.status_code}")
@@ -171,8 +171,9 @@ class Fetcher:
         host, port = str(parts.hostname), parts.port or _PORTS[parts.scheme]
         place = await self._place(host, port)
         shown = f"[{place}]" if ":" in place else place
+        trust = await asyncio.to_thread(lambda: self._trust)  # reads some hundred certificates
         async with httpx.AsyncClient(
-            trust_env=False, verify=self._trust, timeout=self.timeout_s
+            trust_env=False, verify=trust, timeout=self.timeout_s
         ) as client:
             asked = client.build_request(
                 "GET",
@@ -186,8 +187,8 @@ class Fetcher:
                     yield answer
                 finally:
                     await answer.aclose()
-            except (httpx.HTTPError, httpx.InvalidURL):
-                raise _failed("its server cannot be reached, or broke off") from None
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise _refused(error) from None
 
     async def _place(self, host: str, port: int) -> str:
         """The address to ask.
@@ -209,7 +210,42 @@ class Fetcher:
 
     @cached_property
     def _trust(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()
+        """The authorities of this machine, or of ``SSL_CERT_FILE``.
+
+        Raises:
+            Refused: they cannot be read.
+        """
+        try:
+            return httpx.create_ssl_context()
+        except OSError as error:  # ssl.SSLError is one
+            why = f"this server's SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error.strerror}"
+            raise Refused(500, why, code="unsupported_media") from None
+
+
+def _led(url: str, location: str) -> str:
+    """Where a redirection leads.
+
+    Raises:
+        Refused: out of HTTPS, so that others could change what comes.
+    """
+    led = urljoin(url, location)
+    if url[:6].lower() == "https:" and led[:6].lower() != "https:":
+        raise _failed("redirected from https to what is not")
+    return led
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _refused(error: Exception) -> Refused:
+    """Why nothing came: a certificate that does not hold is named, for it can be mended."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return _failed("its server cannot be reached, or broke off")
+    return _failed(f"its server's certificate does not hold: {cause.verify_message}")
 
 
 def _failed(why: str) -> Refused:

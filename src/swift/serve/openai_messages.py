@@ -67,7 +67,16 @@ class AudioPart(Wire):
     input_audio: AudioData
 
 
-UserPart = Annotated[TextPart | ImagePart | VideoPart | AudioPart, Field(discriminator="type")]
+class AudioUrlPart(Wire):
+    """A sound at an address (vLLM's addition)."""
+
+    type: Literal["audio_url"]
+    audio_url: Url
+
+
+UserPart = Annotated[
+    TextPart | ImagePart | VideoPart | AudioPart | AudioUrlPart, Field(discriminator="type")
+]
 
 
 class System(Wire):
@@ -192,6 +201,8 @@ def _parts(parts: Sequence[Any], where: str) -> Iterator[Part]:
                 yield medium("image", part.image_url.url, f"{at}.image_url.url")
             case VideoPart():
                 yield medium("video", part.video_url.url, f"{at}.video_url.url")
+            case AudioUrlPart():
+                yield medium("audio", part.audio_url.url, f"{at}.audio_url.url")
             case AudioPart():
                 sound = part.input_audio
                 yield medium("audio", f"data:audio/{sound.format};base64,{sound.data}", at)

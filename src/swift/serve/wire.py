@@ -18,6 +18,8 @@ _NO_FILES = (
     "should be a data: URL (data:image/png;base64,...): this server fetches no address and reads "
     "no file for its clients"
 )
+_FRAMES = "data:video/jpeg;base64,"
+MOST_FRAMES = 4096
 MOST_STOPS = 16
 MOST_TOOLS = 256
 
@@ -134,12 +136,18 @@ def medium(kind: Any, source: str, param: str) -> Media:
     """A medium that came with a request: what it holds itself, or an address.
 
     No file of the server is read for a client; which addresses are, :func:`check_media` says.
+    ``data:video/jpeg;base64,A,B,C`` is a video as its frames, as vLLM has it.
 
     Raises:
         Refused: it is neither.
     """
     if source[:5].lower() != "data:" and not is_address(source):
         raise wrong(param, _NO_FILES, "unsupported_media")
+    if kind == "video" and source[: len(_FRAMES)].lower() == _FRAMES:
+        if source.count(",") > MOST_FRAMES:
+            raise wrong(param, f"has more than {MOST_FRAMES} frames")
+        frames = source[len(_FRAMES) :].split(",")
+        return Media(kind, tuple(f"data:image/jpeg;base64,{frame}" for frame in frames))
     return Media(kind, source)
 
 

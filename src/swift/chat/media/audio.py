@@ -64,7 +64,7 @@ def open_audio(
     """
     settings = settings or MediaSettings()
     with opened(source, base, settings) as stream, refusing(source, "a sound", stream):
-        audio: Audio = registry.load("media", _reader(stream))(stream, settings.max_audio_s)
+        audio: Audio = registry.load("media", _reader(stream))(stream, settings)
         if not len(audio.samples):
             raise DataError(f"{shown(source)}: a sound of no length; remove it or its row")
         if not 0 < audio.rate <= MAX_RATE:
@@ -75,6 +75,18 @@ def open_audio(
             return audio
         resampled: Audio = registry.load("media", "resampling audio")(audio, settings.sampling_rate)
         return resampled
+
+
+def check_length(count: int, rate: int, settings: MediaSettings) -> None:
+    """See that a sound of so many samples is no longer than the settings allow.
+
+    Raises:
+        ValueError: it is.
+    """
+    if count > settings.max_audio_s * rate:
+        raise ValueError(f"it is longer than max_audio_s={settings.max_audio_s:g}")
+    if count > settings.max_samples:
+        raise ValueError(f"it has more than max_samples={settings.max_samples}")
 
 
 def _reader(stream: BinaryIO) -> str:

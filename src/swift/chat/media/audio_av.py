@@ -11,8 +11,9 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from swift.chat.media.audio import Audio
-from swift.chat.media.container import container
+from swift.chat.media.audio import Audio, check_length
+from swift.chat.media.container import container, timely
+from swift.chat.media.settings import MediaSettings
 
 _BLOCK = 1 << 16  # samples at a time
 _SLACK_S = 0.3  # a file that ends so much before its header says is whole
@@ -24,11 +25,11 @@ Flat to 0.94 of half the lower rate, 100 dB down from 1.04 of it.
 """
 
 
-def read(stream: BinaryIO, max_audio_s: float) -> Audio:
+def read(stream: BinaryIO, settings: MediaSettings) -> Audio:
     """The first sound of an open file, the mean of its channels.
 
     Raises:
-        ValueError: there is none, it is longer than ``max_audio_s``, or cut off.
+        ValueError: there is none, it is longer than the settings allow, or cut off.
         av.FFmpegError: it is of no format that FFmpeg reads, or broken.
     """
     blocks: list[NDArray[np.float32]] = []
@@ -37,10 +38,9 @@ def read(stream: BinaryIO, max_audio_s: float) -> Audio:
             raise ValueError("no sound in it")
         sound = file.streams.audio[0]
         rate, count = sound.rate, 0
-        for block in _channels(file, sound):
+        for block in timely(_channels(file, sound), settings.max_decode_s):
             count += block.shape[1]
-            if count > max_audio_s * rate:
-                raise ValueError(f"it is longer than max_audio_s={max_audio_s:g}")
+            check_length(count, rate, settings)
             blocks.append(block.mean(axis=0, dtype=np.float64).astype(np.float32))
         if sound.duration is not None and sound.time_base is not None:
             seconds = float(sound.duration * sound.time_base)

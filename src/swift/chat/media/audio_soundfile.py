@@ -8,18 +8,19 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from swift.chat.media.audio import Audio
+from swift.chat.media.audio import Audio, check_length
+from swift.chat.media.settings import MediaSettings
 from swift.chat.media.source import Steady
 
 _BLOCK = 1 << 20  # values at a time
 _UNKNOWN = 1 << 62  # frames of a file that does not say
 
 
-def read(stream: BinaryIO, max_audio_s: float) -> Audio:
+def read(stream: BinaryIO, settings: MediaSettings) -> Audio:
     """All samples of an open file, the mean of its channels.
 
     Raises:
-        ValueError: it is longer than ``max_audio_s``, or cut off.
+        ValueError: it is longer than the settings allow, or cut off.
         soundfile.SoundFileError: it is of no format that libsndfile reads.
     """
     missing = _missing_of_wave(stream)
@@ -27,13 +28,11 @@ def read(stream: BinaryIO, max_audio_s: float) -> Audio:
         raise ValueError(f"it is cut off: {missing} bytes of samples are missing")
     blocks: list[NDArray[np.float32]] = []
     with soundfile.SoundFile(Steady(stream)) as file:
-        most = max_audio_s * file.samplerate
         declared = file.frames
         at_once, count = max(1, _BLOCK // file.channels), 0
         while len(block := file.read(at_once, dtype="float32", always_2d=True)):
             count += len(block)
-            if count > most:
-                raise ValueError(f"it is longer than max_audio_s={max_audio_s:g}")
+            check_length(count, file.samplerate, settings)
             blocks.append(block.mean(axis=1, dtype=np.float64).astype(np.float32))
         if count < declared < _UNKNOWN:
             raise ValueError(f"it is cut off: {count} of {declared} samples can be read")

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import av
 
-from swift.chat.media.container import container
+from swift.chat.media.container import container, timely
 
 Chosen = tuple[int, av.VideoFrame, int]
 """Number of a frame in the order in which they are shown, the frame, how many points it serves."""
@@ -28,6 +28,7 @@ class Times:
         rate: frames per second, on average.
         tick: the precision of the times.
         cut: the file ends before its header says.
+        most_s: reading it is given up after so long.
         stream: the number of its stream in the file.
         packets: of each frame, in the order of the file, when it is shown (in ticks) and whether
             decoding can begin at it; nothing where this is not known of all of them.
@@ -40,6 +41,7 @@ class Times:
     rate: float
     tick: float
     cut: bool
+    most_s: float | None
     stream: int
     packets: tuple[tuple[int, bool], ...]
 
@@ -58,7 +60,7 @@ def by_keyframes(stream: BinaryIO, times: Times, points: list[float]) -> Iterato
     resume = begin[left[0]]
     with container(stream) as file:
         video = _video(file, times)
-        for packet in file.demux(video):
+        for packet in timely(file.demux(video), times.most_s):
             place = len(places) if packet.pts is None else places[packet.pts]
             if place < resume:
                 continue
@@ -101,7 +103,8 @@ def in_order(stream: BinaryIO, times: Times, points: list[float]) -> Iterator[Ch
     kept: tuple[int, av.VideoFrame] | None = None
     at = 0.0
     with container(stream) as file:
-        for index, frame in enumerate(file.decode(_video(file, times))):
+        decoded = timely(file.decode(_video(file, times)), times.most_s)
+        for index, frame in enumerate(decoded):
             at = _time(frame, index, times)
             ready = 0
             while done + ready < len(points) and points[done + ready] < at - near:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,14 +83,36 @@ def size_of(
 
 def _begin(stream: BinaryIO, source: str, settings: MediaSettings) -> Image.Image:
     Image.init()
+    _check_icon(stream, source, settings)  # which Pillow decodes as it opens it
     try:
         image = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError:
         raise DataError(_too_large(source, "more pixels than Pillow reads", settings)) from None
-    width, height = image.size
+    _check_size(*image.size, source, settings)
+    return image
+
+
+def _check_size(width: int, height: int, source: str, settings: MediaSettings) -> None:
     if width * height > settings.max_image_pixels:
         raise DataError(_too_large(source, f"{width} x {height} pixels", settings))
-    return image
+
+
+def _check_icon(stream: BinaryIO, source: str, settings: MediaSettings) -> None:
+    """See that no picture in an icon is too large: its list has no room for their true sizes."""
+    stream.seek(0)
+    head = stream.read(6)
+    if head[:4] == b"\0\0\1\0":
+        entries = stream.read(16 * int.from_bytes(head[4:], "little"))
+        for at in range(12, len(entries), 16):
+            stream.seek(int.from_bytes(entries[at : at + 4], "little"))
+            picture = stream.read(24)
+            if picture[:4] == b"\x89PNG":
+                width, height = struct.unpack(">II", picture[16:].ljust(8, b"\0"))
+            else:  # a bitmap, and its mask below it
+                width, height = struct.unpack("<iixxxx", picture[4:16].ljust(12, b"\0"))
+                height //= 2
+            _check_size(abs(width), abs(height), source, settings)
+    stream.seek(0)
 
 
 def _too_large(source: str, found: str, settings: MediaSettings) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,29 +29,32 @@ _HEADER = 4096  # bytes of a file beside its arrays, at most, for the few names 
 
 
 class Memory:
-    """The arrays that were used last, up to a number of bytes."""
+    """The arrays that were used last, up to a number of bytes; for several threads."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.used = 0
         self._kept: OrderedDict[str, Arrays] = OrderedDict()
+        self._one_at_a_time = threading.Lock()
 
     def get(self, name: str) -> Arrays | None:
         """What is kept under a name; None: nothing."""
-        if name in self._kept:
-            self._kept.move_to_end(name)
-        return self._kept.get(name)
+        with self._one_at_a_time:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
 
     def put(self, name: str, arrays: Arrays) -> None:
         """Keep arrays, unless they alone are more than may be kept."""
         size = size_of(arrays)
-        if size > self.most or name in self._kept:
-            return
-        self._kept[name] = arrays
-        self.used += size
-        while self.used > self.most:
-            _, oldest = self._kept.popitem(last=False)
-            self.used -= size_of(oldest)
+        with self._one_at_a_time:
+            if size > self.most or name in self._kept:
+                return
+            self._kept[name] = arrays
+            self.used += size
+            while self.used > self.most:
+                _, oldest = self._kept.popitem(last=False)
+                self.used -= size_of(oldest)
 
 
 class Folder:

@@ -44,6 +44,12 @@ def load_processor(folder: str, *, trust_remote_code: bool = False) -> Any:
     raise RenderError(f"the processor of this checkpoint cannot be loaded: {why}")
 
 
+def reads_videos(processor: Any) -> bool:
+    """Whether the part of a processor that reads video was made."""
+    part = processor.video_processor
+    return part is not None and not isinstance(part, _Video)
+
+
 def _video_can_be_made() -> bool:
     from transformers.utils.import_utils import is_torchvision_available
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from swift.chat.media.audio import Audio, open_audio
 from swift.chat.media.image import open_image
-from swift.chat.media.loading import FILES, load_processor
+from swift.chat.media.loading import FILES, load_processor, reads_videos
 from swift.chat.media.settings import MediaSettings
 from swift.chat.media.types import NAMES, Rows, Types, token_types
 from swift.chat.media.video import Video, open_video
@@ -81,7 +81,7 @@ class Processor:
         """
         if kind != "video" or "video_processor" not in type(self._processor).get_attributes():
             return "image" if kind == "video" else kind
-        if self._processor.video_processor is None:
+        if not reads_videos(self._processor):
             raise RenderError(
                 "a video: transformers reads videos for this checkpoint with torchvision, which is "
                 "not installed (one that fits the installed torch)"

@@ -91,6 +91,21 @@ def spread(seconds: float, rate: float, frames: int, settings: MediaSettings) ->
     return allowed, seconds / allowed
 
 
+def check_together(
+    source: str | tuple[str, ...], count: int, size: tuple[int, int], settings: MediaSettings
+) -> None:
+    """See that frames fit into the limit for all of a video.
+
+    Raises:
+        DataError: they do not.
+    """
+    if count * size[0] * size[1] > settings.max_video_pixels:
+        raise DataError(
+            f"{shown(source)}: {count} frames of {size[0]} x {size[1]} pixels, the limit for all "
+            f"is max_video_pixels={settings.max_video_pixels}; make it smaller or shorter"
+        )
+
+
 def _of_images(names: Sequence[str], base: Path | None, settings: MediaSettings) -> Video:
     """A video whose frames lie in files of their own."""
     if not names:
@@ -107,6 +122,7 @@ def _of_images(names: Sequence[str], base: Path | None, settings: MediaSettings)
                 f"{shown(name)}: a frame of {size[0]} x {size[1]} in a video whose first frame is "
                 f"{first[0]} x {first[1]}; all should be the same"
             )
+    check_together(tuple(names), count, first, settings)
     frames = np.empty((count, first[1], first[0], 3), np.uint8)
     for place, index in enumerate(indices):
         if place and index == indices[place - 1]:

@@ -11,11 +11,12 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
-from swift.chat.media.container import container
+from swift.chat.media.container import container, timely
 from swift.chat.media.frames import Chosen, Times, by_keyframes, in_order
 from swift.chat.media.settings import MediaSettings
 from swift.chat.media.source import opened, refusing, shown
-from swift.chat.media.video import Video, spread
+from swift.chat.media.tables import MOST
+from swift.chat.media.video import Video, check_together, spread
 from swift.errors import DataError
 
 _SLACK_S = 0.3  # a file that ends so much before its header says is whole
@@ -53,9 +54,11 @@ def _times(stream: BinaryIO, source: str, settings: MediaSettings) -> Times:
     seen = 0
     with container(stream) as file:
         video = _picture_stream(file, source, settings)
-        for packet in file.demux():
+        for packet in timely(file.demux(), settings.max_decode_s):
             ours = packet.stream_index == video.index
             seen += ours and packet.size > 0
+            if seen > MOST:
+                raise ValueError(f"it has more than {MOST} frames")
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is None or packet.is_corrupt or packet.is_discard:
                 continue
@@ -84,7 +87,8 @@ def _times(stream: BinaryIO, source: str, settings: MediaSettings) -> Times:
         frames = max(frames, round((end - start) * rate))
     known = len({ticks for ticks, _ in packets}) == len(read_at) == seen
     kept = tuple(packets) if known else ()
-    return Times(start, last, end, frames, rate, tick, cut, number, kept)
+    most_s = settings.max_decode_s
+    return Times(start, last, end, frames, rate, tick, cut, most_s, number, kept)
 
 
 def _rate(stated: float, start: float, last: float, frames: int) -> float:
@@ -144,6 +148,7 @@ def _collected(
         _check_size(frame.width, frame.height, source, settings)  # it may change on the way
         pixels = _upright(frame)
         if not indices:
+            check_together(source, total, (frame.width, frame.height), settings)
             taken = np.empty((total, *pixels.shape), np.uint8)
         elif taken.shape[1:] != pixels.shape:
             raise DataError(f"{shown(source)}: frames change their size at frame {index}")
