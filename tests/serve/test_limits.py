@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from serving import SayingEngine, client_of, serve, user
 from swift.chat.render import Renderer
 from swift.errors import ConfigError
 from swift.infer.engine import Sampling
+from swift.serve.answer import Answerer
 from swift.serve.keys import Caller, Keys, read_keys
 from swift.serve.limits import Bucket, Gate
 from swift.serve.refused import Refused
@@ -238,6 +240,23 @@ def test_a_deadline_ends_the_generation(renderer: Renderer, stream: bool) -> Non
         assert (done.status_code, done.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert engine.live == gate.running == 0
     assert engine.told < 30
+
+
+def test_a_deadline_holds_for_reading_media_too(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, going_on = Gate(2, 2, 1), threading.Event()
+    monkeypatch.setattr(Answerer, "plan", lambda *_: going_on.wait(10))
+    app = serve(SayingEngine(renderer, "x"), renderer, deadline_s=0.1, gate=gate)
+
+    async def ask() -> int:
+        async with client_of(app) as client:
+            body = {"model": "tiny", "messages": user("Hello")}
+            answer = await client.post("/v1/chat/completions", json=body)
+        going_on.set()
+        return answer.status_code
+
+    assert asyncio.run(ask()) == 504 and gate.running == 0
 
 
 def test_more_answers_than_places_are_refused(renderer: Renderer) -> None:

@@ -225,7 +225,6 @@ def remembering(folder: Path, place: Path) -> Path:
     return place
 
 
-@pytest.mark.xfail(strict=True, reason="server._limited drops how media were read in training")
 def test_a_server_remembers_how_videos_were_read(
     cinema: Cinema, path: Path, tmp_path: Path
 ) -> None:

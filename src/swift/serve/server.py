@@ -17,7 +17,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
-from swift.chat.media.settings import MediaSettings
+from swift.chat.load import for_others
 from swift.chat.message import KINDS
 from swift.chat.render import Renderer
 from swift.config.serve import ListenSection, ServeSection
@@ -96,9 +96,10 @@ def make_service(served: Served, section: ServeSection, log: Log) -> tuple[Servi
     )
     models.load_first(served.adapters)
     body = int(section.max_body_mb * MIB)
+    renderer = for_others(served.talker.renderer, section.max_image_pixels, body)
     record = Path(section.record).expanduser() if section.record else None
     service = Service(
-        Answerer(_limited(served.talker.renderer, section), engine, served.system),
+        Answerer(renderer, engine, served.system),
         models,
         Gate(section.max_running, section.max_queue, section.queue_timeout_s),
         Metrics(),
@@ -134,16 +135,6 @@ def _takes(engine: ServingEngine, renderer: Renderer) -> tuple[str, ...]:
 
 def _defaults(sampling: Sampling) -> Sampling:
     return replace(sampling, stop_ids=())
-
-
-def _limited(renderer: Renderer, section: ServeSection) -> Renderer:
-    """The renderer with the service's bounds for media."""
-    if renderer.spec.media is None:
-        return renderer
-    settings = MediaSettings(
-        max_image_pixels=section.max_image_pixels, max_bytes=int(section.max_body_mb * MIB)
-    )
-    return Renderer(replace(renderer.spec, media=replace(renderer.spec.media, settings=settings)))
 
 
 def redaction(name: str | None) -> Redact | None:

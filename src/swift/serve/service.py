@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from swift.chat.message import Conversation
 from swift.observe.log import Log
@@ -22,6 +24,8 @@ from swift.serve.record import Recorder
 from swift.serve.refused import Refused
 from swift.serve.timer import Timer
 from swift.serve.wire import Defaults
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -92,12 +96,13 @@ class Service:
         end = "gone"
         async with self.gate.enter(exchange.caller, many * ask.count):
             try:
-                ask = await self.fetched(ask)
-                plan = await asyncio.to_thread(self.answerer.plan, ask, adapter)
-                exchange.prompt, exchange.ask = plan.prompt_size, plan.ask
-                async with aclosing(self.answerer.run(plan)) as steps:
-                    with closing(Timer()) as timer:
-                        while (step := await self._next(steps, exchange, timer)) is not None:
+                with closing(Timer()) as timer:
+                    within = partial(self._within, timer, exchange)
+                    ask = await within(self.fetched(ask))
+                    plan = await within(asyncio.to_thread(self.answerer.plan, ask, adapter))
+                    exchange.prompt, exchange.ask = plan.prompt_size, plan.ask
+                    async with aclosing(self.answerer.run(plan)) as steps:
+                        while (step := await within(anext(steps, None))) is not None:
                             exchange.add(step)
                             yield step
                 end = exchange.answers[0].finish
@@ -133,12 +138,10 @@ class Service:
         except Exception as error:
             self.log.warn(f"{exchange.id} was not recorded: {error!r}")
 
-    async def _next(
-        self, steps: AsyncGenerator[Step, None], exchange: Exchange, timer: Timer
-    ) -> Step | None:
-        """The next step within the deadline; None: there is none."""
+    async def _within(self, timer: Timer, exchange: Exchange, work: Awaitable[Result]) -> Result:
+        """The result of a part of a request, within the deadline of all of it."""
         try:
-            return await timer.wait(anext(steps, None), exchange.began_s + self.deadline_s)
+            return await timer.wait(work, exchange.began_s + self.deadline_s)
         except TimeoutError:
             if not timer.rang:
                 raise
