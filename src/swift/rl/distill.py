@@ -11,7 +11,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from swift.chat.render import Renderer
 from swift.config.distill import GkdSection
 from swift.data import flow
 from swift.data.batch import Batch
@@ -42,7 +41,6 @@ def announce(session: Session) -> None:
 def make_lessons(
     session: Session,
     learner: Learner,
-    renderer: Renderer,
     folder: Path,
     engine: Engine | None = None,
 ) -> Lessons:
@@ -57,10 +55,10 @@ def make_lessons(
     student = writing = None
     if section.lmbda:
         within = partial(computing, session, model)
-        engine = engine or live_engine(session, model, renderer, within)
+        engine = engine or live_engine(session, model, within)
         student = Writer(engine, "student", _beyond(min(sizes), model))
     if teacher is not None and section.seq_kd:
-        asked = live_engine(session, teacher.model, renderer, partial(_teaching, session, teacher))
+        asked = live_engine(session, teacher.model, partial(_teaching, session, teacher))
         writing = Writer(asked, "teacher", _beyond(min(sizes), teacher.model))
     tutor = None
     if section.teacher_model_server is not None:
@@ -72,12 +70,12 @@ def make_lessons(
     return Lessons(
         section=section,
         drawn=config.rollout,
-        stops=tuple(sorted(renderer.stop_ids)),
+        stops=tuple(sorted(session.renderer.stop_ids)),
         student=student,
         teacher=writing,
         tutor=tutor,
         lay=collate,
-        decode=renderer.tokenizer.decode,
+        decode=session.renderer.tokenizer.decode,
         seed=config.train.seed,
         record=record if config.rollout.log_completions else None,
     )

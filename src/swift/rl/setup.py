@@ -103,9 +103,9 @@ def rl_config(session: Session) -> RlhfConfig:
     return session.config
 
 
-def nothing_prepared(asked: Asked, renderer: Renderer) -> Prepared:
+def nothing_prepared(session: Session, asked: Asked) -> Prepared:
     """In place of samples: there are none before the first round."""
-    return Prepared(Samples(), Samples(), asked.ledger, renderer.spec)
+    return Prepared(Samples(), Samples(), asked.ledger, session.renderer.spec)
 
 
 def measures_of(config: RlhfConfig, order: Order) -> Measures:
@@ -173,7 +173,6 @@ def make_rounds(
     session: Session,
     learner: Learner,
     asked: Asked,
-    renderer: Renderer,
     plan: Plan,
     folder: Path,
     source: Answering,
@@ -188,7 +187,7 @@ def make_rounds(
     data = config.data
     return Rounds(
         supply=Supply(
-            make_rollout(source, config, asked, renderer), judges, asked.questions,
+            make_rollout(source, config, asked, session.renderer), judges, asked.questions,
             Order(range(len(asked.questions)), shuffle=data.shuffle, seed=data.seed),
             measures.generations, mesh, config.train.seed, source.give, source.rest, source.ahead,
         ),
@@ -200,7 +199,7 @@ def make_rounds(
         mesh=mesh,
         seed=config.train.seed,
         record=folder / "completions.jsonl" if config.rollout.log_completions else None,
-        experts=read_experts(session, config.chord, renderer, plan.order, learner.collate),
+        experts=read_experts(session, config.chord, plan.order, learner.collate),
     )  # fmt: skip
 
 
@@ -268,8 +267,7 @@ def make_keeper(
 ) -> Keeper:
     """What writes checkpoints, with where the run stands in its rounds."""
     config = rl_config(session)
-    data = nothing_prepared(asked, rounds.supply.rollout.renderer)
-    kept = setup.make_keeper(session, folder, learner, plan, data)
+    kept = setup.make_keeper(session, folder, learner, plan, nothing_prepared(session, asked))
     order = {
         **kept.order,
         "prompts": asked.fingerprint,
