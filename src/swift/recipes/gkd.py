@@ -10,8 +10,10 @@ from swift.recipes.check import show
 from swift.rl import distill
 from swift.rl.setup import build
 from swift.train import setup
+from swift.train.distill import teacher_bytes
 from swift.train.learner import build_learner
 from swift.train.loop import fit
+from swift.train.memory import Beside
 from swift.train.outcome import Outcome
 from swift.train.session import make_plan, training_session
 
@@ -27,17 +29,18 @@ def run(config: RlhfConfig, world: World, engine: Engine | None = None) -> Outco
     Returns:
         What the run leaves behind; None after a dry run.
     """
-    assert isinstance(config.rlhf, GkdSection)
+    section = config.rlhf
+    assert isinstance(section, GkdSection)
     with training_session(config, world) as session:
-        data = setup.prepare_data(session, config.rlhf.task)
-        plan = make_plan(session, data)
+        data = setup.prepare_data(session, section.task)
+        plan = make_plan(session, data, Beside(teacher_bytes(session, section)))
         if config.dry_run:
             show(session, plan, data)
             return None
         with setup.run_folder(session, plan) as (folder, checkpoint):
             setup.announce(session, plan, data, folder)
             distill.announce(session)
-            learner = build_learner(session, plan, data, checkpoint, build(config.rlhf))
+            learner = build_learner(session, plan, data, checkpoint, build(section))
             lessons = distill.make_lessons(session, learner, folder, engine)
             keeper = setup.make_keeper(session, folder, learner, plan, data)
             with setup.training(session, plan, data, learner, keeper, checkpoint) as (job, state):

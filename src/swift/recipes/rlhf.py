@@ -13,7 +13,7 @@ from swift.train.alignment import objective
 from swift.train.learner import build_learner
 from swift.train.loop import fit
 from swift.train.outcome import Outcome
-from swift.train.precomputed import ask_before
+from swift.train.precomputed import ask_before, beside_of
 from swift.train.session import make_plan, training_session
 
 
@@ -34,7 +34,7 @@ def run(config: RlhfConfig, world: World) -> Outcome | None:
         return gkd.run(config, world)
     with training_session(config, world) as session:
         data = setup.prepare_data(session, section.task)
-        plan = make_plan(session, data)
+        plan = make_plan(session, data, beside_of(session, section))
         if config.dry_run:
             show(session, plan, data)
             return None

@@ -33,23 +33,25 @@ from swift.models.heads import Head
 from swift.models.load import dtype_name
 from swift.rl import score
 from swift.rl.chord import read_experts
-from swift.rl.critic import critic_of
+from swift.rl.critic import critic_beside, critic_of
 from swift.rl.engines import Answering, computing
 from swift.rl.evaluation import Evaluation
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.prompts import Asked
 from swift.rl.recorded import Recorded
-from swift.rl.rewards.model import judging
+from swift.rl.rewards.model import judge_bytes, judging
 from swift.rl.rollout import Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.rl.supply import Supply
 from swift.train import setup
 from swift.train.checkpoint import Keeper
+from swift.train.frozen import frozen_bytes
 from swift.train.learner import Build, Learner
 from swift.train.loop import Job
-from swift.train.plan import budget_of, learning_rate_of, shape_of, steps_of
-from swift.train.reference import reference_of
+from swift.train.memory import Beside
+from swift.train.plan import Shape, budget_of, learning_rate_of, shape_of, steps_of
+from swift.train.reference import reference_bytes, reference_of
 from swift.train.session import Plan, Session
 from swift.train.state import TrainState
 from swift.tune.tuned import Tuned
@@ -69,10 +71,25 @@ def make_plan(session: Session, asked: Asked) -> Plan:
     order = Order([[i] for i in range(len(lengths))], size, accumulation, processes)
     shape = shape_of(config, session.base, session.compute)
     most, device = int(lengths.max()), session.mesh.device
-    return Plan(
-        order, Order([]), steps_of(config, order), learning_rate_of(config), most, shape,
-        budget_of(config, shape, order, lengths, most, session.compute, device),
-    )  # fmt: skip
+    beside = _beside(session, shape)
+    budget = budget_of(config, shape, order, lengths, most, session.compute, device, beside)
+    rate = learning_rate_of(config)
+    return Plan(order, Order([]), steps_of(config, order), rate, most, shape, budget)
+
+
+def _beside(session: Session, shape: Shape) -> Beside:
+    """Models beside the policy: reference, judges, critic, an engine with weights of its own."""
+    config, log = rl_config(session), session.log
+    section, drawn = config.rlhf, config.rollout
+    assert isinstance(section, PolicySection)
+    with session.mesh.main_first():
+        judges = [judge_bytes(path, config.model.hub, log) for path in config.reward.models]
+    held = reference_bytes(session, section) + sum(judges)
+    if drawn.place == "colocate" and not drawn.sleep_level:
+        held += frozen_bytes(session, session.base)
+    if not isinstance(section, PpoSection):
+        return Beside(held)
+    return critic_beside(session, section, shape.tuned.model, held)
 
 
 def announce(session: Session, plan: Plan, asked: Asked) -> None:
@@ -95,6 +112,7 @@ def announce(session: Session, plan: Plan, asked: Asked) -> None:
     weights = config.reward.weights or [1.0] * len(rewards)
     pairs = zip(weights, rewards, strict=True)
     session.log("rewards: " + " + ".join(f"{weight:g} x {name}" for weight, name in pairs))
+    setup.announce_memory(session, plan)
 
 
 def rl_config(session: Session) -> RlhfConfig:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from swift import registry
+from swift.config.alignment import DpoSection
 from swift.config.learned import each_token_of, scores_of
 from swift.config.runs import TrainingConfig
 from swift.config.tuner import LoraSection
@@ -26,7 +28,9 @@ from swift.models.attention import PACKED, run_body
 from swift.models.load import context_length, load_config, load_shape
 from swift.models.parts import count_parts, parts
 from swift.train.memory import (
+    ALONE,
     GIB,
+    Beside,
     Estimate,
     Probe,
     count_saved,
@@ -136,14 +140,12 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
         scores=scores_of(config),
         each_token=each_token_of(config),
     )
-    adapters = [] if config.model.merge else config.model.adapters
-    section = config.tuner
     with torch.device("meta"):
-        tuned: Tuned = registry.build(section, model, [] if adapters else adapters, "")
+        tuned: Tuned = registry.build(config.tuner, model, [], "")
     layers, found = decoder_layers(model), parts(model)
     return Shape(
         tuned,
-        _probe(tuned, len(layers), compute),
+        probe_of(model, compute),
         len(layers),
         vocabulary(model),
         census(tuned.peft or model),
@@ -151,15 +153,17 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
     )
 
 
-def _probe(tuned: Tuned, layers: int, compute: torch.dtype) -> Probe:
-    """Bytes a position. Without a device, attention is computed in a way that keeps its square as
-    well, which no real kernel does: two lengths tell the part that grows with the position.
+def probe_of(model: PreTrainedModel, compute: torch.dtype) -> Probe:
+    """Bytes a position of a model without weights.
+
+    Without a device, attention is computed in a way that keeps its square as well, which no real
+    kernel does: two lengths tell the part that grows with the position.
     """
-    model = tuned.model
+    layers = len(decoder_layers(model))
     with contextlib.suppress(ValueError):
         model.set_attn_implementation(PACKED)
     model.train()
-    short, long = (count_saved(_Body(tuned), _blank(length)) / length for length in (32, 64))
+    short, long = (count_saved(_Body(model), _blank(length)) / length for length in (32, 64))
     kept = 2 * short - long
     width = body(model).get_input_embeddings().weight.shape[1]  # type: ignore[operator]
     return Probe(kept, layers * width * compute.itemsize + kept / layers)
@@ -184,9 +188,9 @@ def _blank(length: int) -> Batch:
 
 
 class _Body(torch.nn.Module):
-    def __init__(self, tuned: Tuned) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = tuned.model
+        self.model = model
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return run_body(self.model, batch)
@@ -224,6 +228,7 @@ def budget_of(
     max_length: int,
     compute: torch.dtype,
     device: torch.device,
+    beside: Beside = ALONE,
 ) -> Budget:
     """Estimate the memory of a run and decide about gradient checkpointing."""
     positions = _largest_micro_batch(config, order, lengths, max_length)
@@ -237,8 +242,11 @@ def budget_of(
     free = free_bytes(device) + held
 
     def estimate(again: bool) -> Estimate:
-        acts = shape.probe.activations(positions, again=again)
-        return Estimate(process=held, activations=acts, logits=logits, **fixed)
+        acts = shape.probe.activations(positions, again=again) + int(positions * beside.kept)
+        # what is gone before the first step counts as far as it is more than a step takes
+        early = max(0, beside.early - fixed["gradients"] - fixed["optimizer"] - acts)
+        others = beside.held + early
+        return Estimate(process=held, activations=acts, logits=logits, other_models=others, **fixed)
 
     choice = config.train.gradient_checkpointing
     again = choice is True or (choice == "auto" and estimate(False).total > 0.8 * free)
@@ -281,6 +289,8 @@ def _savings(
         fixed = estimate.weights + estimate.gradients + estimate.optimizer
         found.append(("--tuner_type lora", fixed - shape.parameters * compute.itemsize))
         found.append(("NPROC_PER_NODE=2 and --parallel.shard parameters", fixed // 2))
+    if estimate.other_models and isinstance(getattr(config, "rlhf", None), DpoSection):
+        found.append(("--precompute_ref_log_probs true", estimate.other_models))
     if compute == torch.float32:
         lora = isinstance(config.tuner, LoraSection)
         less = (estimate.weights // 2 if lora else 0) + half

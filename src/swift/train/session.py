@@ -23,6 +23,7 @@ from swift.observe.log import Log, quiet_libraries
 from swift.observe.metrics import check_report
 from swift.parallel.mesh import Mesh, open_mesh
 from swift.parallel.world import World
+from swift.train.memory import ALONE, Beside
 from swift.train.plan import (
     Budget,
     Shape,
@@ -101,8 +102,14 @@ class Plan:
         return self.learning_rate * float(share)
 
 
-def make_plan(session: Session, data: Prepared) -> Plan:
-    """Cut the data into steps and estimate the memory, from the model's shape alone."""
+def make_plan(session: Session, data: Prepared, beside: Beside = ALONE) -> Plan:
+    """Cut the data into steps and estimate the memory, from the shapes of the models alone.
+
+    Args:
+        session: of the run.
+        data: what is learned from.
+        beside: models beside the one that learns.
+    """
     config, processes = session.config, session.mesh.world.size
     max_length = max_length_of(config, session.base)
     order = order_of(config, data.train, max_length, processes)
@@ -116,5 +123,5 @@ def make_plan(session: Session, data: Prepared) -> Plan:
         learning_rate_of(config),
         max_length,
         shape,
-        budget_of(config, shape, order, lengths, max_length, compute, device),
+        budget_of(config, shape, order, lengths, max_length, compute, device, beside),
     )

@@ -85,6 +85,12 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
         session.log(f"by modality: {order.mix}")
     if learning := shape.learning_parts():
         session.log(f"learning: {learning}")
+    announce_memory(session, plan)
+    session.log(f"run: {folder}")
+
+
+def announce_memory(session: Session, plan: Plan) -> None:
+    """Say what the run takes, and what would help where that is too much."""
     budget = plan.budget
     again = ", activations computed again" if budget.again else ""
     session.log(
@@ -93,7 +99,6 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
     )
     if not budget.fits:
         session.log.warn(f"this may not fit. What would help:\n{budget.advice()}")
-    session.log(f"run: {folder}")
 
 
 def make_keeper(
