@@ -15,6 +15,7 @@ from swift.chat.render import Renderer
 from swift.config.engine import Servers
 from swift.config.infer import EngineSection, InferSection
 from swift.config.model import UsedModelSection
+from swift.config.task import ClassSection
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
@@ -22,11 +23,7 @@ from swift.infer.engine import ServingEngine
 from swift.infer.remote import remote_talker
 from swift.infer.start import ADAPTER, serve
 from swift.infer.talk import Answers, Talker, sampling_of
-from swift.models.load import (
-    dtype_name,
-    load_model,
-    resolve_dtype,
-)
+from swift.models.load import dtype_name, load_model, resolve_dtype
 from swift.observe.log import Log
 from swift.tune.lora import load_adapter
 
@@ -46,6 +43,13 @@ class Trained:
     def get(self, section: str, name: str) -> Any:
         """One setting of the run, or None."""
         return (self.config.get(section) or {}).get(name)
+
+    @property
+    def problem(self) -> str | None:
+        """What a label is to a model of classes; None: it is none, or nobody knows."""
+        task = self.config.get("task") or {}
+        is_class = task.get("kind") == "seq_cls"
+        return ClassSection.model_validate(task).problem if is_class else None
 
 
 def trained(folder: str | None) -> Trained:

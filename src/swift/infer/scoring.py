@@ -24,6 +24,7 @@ from swift.data.source import Source, read
 from swift.errors import ConfigError, DataError
 from swift.hub.locate import locate_model
 from swift.infer.batch import answered
+from swift.infer.load import trained
 from swift.models.anatomy import scores_tokens, size
 from swift.models.load import load_model, load_shape
 from swift.tune.lora import Scores, load_adapter, scores_in
@@ -44,6 +45,7 @@ def load_scoring(path: Path) -> PreTrainedModel:
     if is_adapter(path):
         model = load_model(base, torch.float32, scores=found.count, each_token=found.each_token)
         merged: PreTrainedModel = load_adapter(model, str(path)).merge_and_unload()
+        merged.config.problem_type = trained(str(path)).problem or merged.config.problem_type
         return merged
     auto: Any = (
         AutoModelForTokenClassification if found.each_token else AutoModelForSequenceClassification
