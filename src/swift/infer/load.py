@@ -15,7 +15,7 @@ from swift.chat.render import Renderer
 from swift.config.engine import Servers
 from swift.config.infer import EngineSection, InferSection
 from swift.config.model import UsedModelSection
-from swift.config.task import ClassSection
+from swift.config.task import ClassSection, Problem
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
@@ -45,7 +45,7 @@ class Trained:
         return (self.config.get(section) or {}).get(name)
 
     @property
-    def problem(self) -> str | None:
+    def problem(self) -> Problem | None:
         """What a label is to a model of classes; None: it is none, or nobody knows."""
         task = self.config.get("task") or {}
         is_class = task.get("kind") == "seq_cls"
