@@ -63,7 +63,10 @@ def make_lessons(
     tutor = None
     if section.teacher_model_server is not None:
         assert section.logits_topk is not None
-        tutor = Tutor(section.teacher_model_server, section.logits_topk, vocabulary(model))
+        tutor = Tutor(
+            section.teacher_model_server, section.logits_topk, vocabulary(model),
+            section.teacher_model_server_key,
+        )  # fmt: skip
     rank = session.mesh.world.rank
     record = folder / ("completions.jsonl" if not rank else f"completions-{rank}.jsonl")
     collate = replace(learner.collate, share=False)
