@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import tiny
+from processes import run
 from swift.config.runs import RlhfConfig
 from swift.parallel.world import World
 from swift.recipes import gkd, grpo, rlhf
@@ -32,12 +35,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     scoring.save_pretrained(folder / "scores")
     kinds = {"CAUSAL_LM": tiny.make_model(), "SEQ_CLS": scoring}
     for kind, model in kinds.items():
-        settings = LoraConfig(r=8, target_modules="all-linear", task_type=kind)
+        settings = LoraConfig(r=5, target_modules="all-linear", task_type=kind)
         adapter: Any = get_peft_model(model, settings)
         adapter.peft_config["default"].base_model_name_or_path = str(folder / "base")
         adapter.save_pretrained(folder / kind)
         tiny.make_tokenizer().save_pretrained(folder / kind)
     return {path.name: str(path) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of nearly 200 MiB."""
+    folder = tmp_path_factory.mktemp("large")
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "max_position_embeddings": 512}
+    return tiny.save_checkpoint(folder, **sizes)
 
 
 def alive() -> dict[int, nn.Parameter]:
@@ -164,3 +175,23 @@ def test_a_reference_that_is_gone_counts_as_far_as_it_is_more_than_a_step(
     assert estimate.weights + estimate.optimizer == measured
     step = estimate.gradients + estimate.optimizer + estimate.activations
     assert estimate.other_models == max(0, before.other_models - step)
+
+
+def test_a_process_takes_what_was_planned(
+    large: Path, models: dict[str, str], tmp_path: Path
+) -> None:
+    """At its peak; and with a large teacher more than with a small one by what was planned."""
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.chats(4))
+    words = ["rlhf", "--rlhf_type", "gkd", "--model", models["base"], "--dataset", rows]
+    words += ["--lmbda", 0, "--max_steps", 1, "--torch_dtype", "float32", "--report_to", "none"]
+    others, plans, peaks = [], [], []
+    for name, teacher in (("small", models["base"]), ("large", large)):
+        command = [*words, "--teacher_model", teacher, "--output_dir", name]
+        text = run([*command, "--dry_run", "true"], tmp_path)
+        others.append(float(re.findall(r"other models\W+([\d.]+)", text)[0]))
+        plans.append(float(re.findall(r"\ball\W+(\d+\.\d+)", text)[0]))
+        run(command, tmp_path)
+        [line] = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        peaks.append(json.loads(line)["train/memory_gib"])
+    assert plans == pytest.approx(peaks, rel=0.2)
+    assert others[1] - others[0] == pytest.approx(peaks[1] - peaks[0], rel=0.2)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,10 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
         scores=scores_of(config),
         each_token=each_token_of(config),
     )
-    with torch.device("meta"):
-        tuned: Tuned = registry.build(config.tuner, model, [], "")
+    adapters = [] if config.model.merge else config.model.adapters
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*to a meta parameter")  # an adapter has a shape here
+        tuned: Tuned = registry.build(config.tuner, model, adapters, "")
     layers, found = decoder_layers(model), parts(model)
     return Shape(
         tuned,
