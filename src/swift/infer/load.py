@@ -14,7 +14,7 @@ from swift.chat.load import load_tokenizer, renderer_for
 from swift.chat.render import Renderer
 from swift.config.engine import Servers
 from swift.config.infer import EngineSection, InferSection
-from swift.config.model import UsedModelSection
+from swift.config.model import ModelSection, UsedModelSection
 from swift.config.task import ClassSection, Problem
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
@@ -122,7 +122,7 @@ def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
     return section.model_copy(update=found), before
 
 
-def fetch(section: UsedModelSection, dtype: torch.dtype, log: Log) -> Path:
+def fetch(section: ModelSection | UsedModelSection, dtype: torch.dtype, log: Log) -> Path:
     """The local folder of the (settled) model."""
     assert section.path is not None
     return locate_model(

@@ -40,7 +40,7 @@ def run(config: RlhfConfig, world: World, engine: Engine | None = None) -> Outco
             learner = build_learner(session, plan, data, checkpoint, rl.build(config.rlhf))
             with answering(session, learner, engine) as source:
                 rounds = rl.make_rounds(session, learner, asked, plan, folder, source)
-                keeper = rl.make_keeper(session, folder, learner, plan, asked, rounds)
+                keeper = rl.make_keeper(session, folder, learner, plan, data, asked, rounds)
                 begun = setup.training(session, plan, data, learner, keeper, checkpoint)
                 with begun as (job, state), rl.keeping(keeper, state):
                     reason = fit(rl.evaluating(session, job, rounds, asked), state)

@@ -30,7 +30,8 @@ from swift.train.session import Plan, Session
 
 def announce(session: Session) -> None:
     """Say who teaches, and with which answers."""
-    section = session.config.rlhf  # type: ignore[attr-defined]
+    section = rl_config(session).rlhf
+    assert isinstance(section, GkdSection)
     others = "the teacher's" if section.seq_kd else "those of the rows"
     session.log(
         f"teacher: {section.teacher_model or section.teacher_model_server}; answers of the student "

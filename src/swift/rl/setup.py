@@ -40,7 +40,7 @@ from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.prompts import Asked
 from swift.rl.recorded import Recorded
-from swift.rl.rewards.model import judge_bytes, judging
+from swift.rl.rewards.model import judge_bytes, judges
 from swift.rl.rollout import Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.rl.supply import Supply
@@ -83,8 +83,8 @@ def _beside(session: Session, shape: Shape) -> Beside:
     section, drawn = config.rlhf, config.rollout
     assert isinstance(section, PolicySection)
     with session.mesh.main_first():
-        judges = [judge_bytes(path, config.model.hub, log) for path in config.reward.models]
-    held = reference_bytes(session, section) + sum(judges)
+        judging = [judge_bytes(path, config.model.hub, log) for path in config.reward.models]
+    held = reference_bytes(session, section) + sum(judging)
     if drawn.place == "colocate" and not drawn.sleep_level:
         held += frozen_bytes(session, session.base)
     if not isinstance(section, PpoSection):
@@ -198,14 +198,14 @@ def make_rounds(
     """The rounds of a run."""
     config, mesh = rl_config(session), session.mesh
     assert isinstance(config.rlhf, PolicySection)
-    judges, weights = find_judges(session, config)
+    judging, weights = find_judges(session, config)
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
     measures = measures_of(config, plan.order)
     data = config.data
     return Rounds(
         supply=Supply(
-            make_rollout(source, config, asked, session.renderer), judges, asked.questions,
+            make_rollout(source, config, asked, session.renderer), judging, asked.questions,
             Order(range(len(asked.questions)), shuffle=data.shuffle, seed=data.seed),
             measures.generations, mesh, config.train.seed, source.give, source.rest, source.ahead,
         ),
@@ -247,19 +247,11 @@ def ask(session: Session, module: PolicyObjective, section: PolicySection, batch
 
 def find_judges(session: Session, config: RlhfConfig) -> tuple[Judges, list[float]]:
     """The reward functions and reward models of a run, and their weights."""
-    section, longest = config.reward, config.rollout.max_completion_length
-    filled = section.model_copy(
-        update={
-            "cosine_max_len": section.cosine_max_len or longest,
-            "soft_max_length": section.soft_max_length or longest,
-        }
-    )
-    found = score.find(filled)
-    hub, device = session.config.model.hub, session.mesh.device
-    for path in section.models:
-        with session.mesh.main_first():
-            found[f"model {Path(path).name}"] = judging(path, device, hub, session.log)
-    found |= score.find(filled, brought_rewards(config))
+    section = score.filled(config.reward, config.rollout.max_completion_length)
+    found = score.find(section)
+    with session.mesh.main_first():
+        found |= judges(section.models, session.mesh.device, config.model.hub, session.log)
+    found |= score.find(section, brought_rewards(config))
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)
 
 
@@ -281,11 +273,17 @@ def evaluating(session: Session, job: Job, rounds: Rounds, asked: Asked) -> Job:
 
 
 def make_keeper(
-    session: Session, folder: Path, learner: Learner, plan: Plan, asked: Asked, rounds: Rounds
+    session: Session,
+    folder: Path,
+    learner: Learner,
+    plan: Plan,
+    data: Prepared,
+    asked: Asked,
+    rounds: Rounds,
 ) -> Keeper:
     """What writes checkpoints, with where the run stands in its rounds."""
     config = rl_config(session)
-    kept = setup.make_keeper(session, folder, learner, plan, nothing_prepared(session, asked))
+    kept = setup.make_keeper(session, folder, learner, plan, data)
     order = {
         **kept.order,
         "prompts": asked.fingerprint,

@@ -37,6 +37,13 @@ def judging(name: str, device: torch.device, hub: str, say: Callable[[str], None
     return kind(model, load_renderer(folder), device)
 
 
+def judges(
+    names: Sequence[str], device: torch.device, hub: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Such models by what metrics call them."""
+    return {f"model {Path(name).name}": judging(name, device, hub, say) for name in names}
+
+
 def judge_bytes(name: str, hub: str, say: Callable[[str], None]) -> int:
     """Bytes of the weights of such a model."""
     return scoring_bytes(_folder(name, hub, say))
