@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -50,7 +49,7 @@ from swift.train.frozen import frozen_bytes
 from swift.train.learner import Build, Learner
 from swift.train.loop import Job
 from swift.train.memory import Beside
-from swift.train.plan import Shape, budget_of, learning_rate_of, shape_of, steps_of
+from swift.train.plan import Shape, accumulation_of, budget_of, learning_rate_of, shape_of, steps_of
 from swift.train.reference import reference_bytes, reference_of
 from swift.train.session import Plan, Session
 from swift.train.state import TrainState
@@ -65,9 +64,8 @@ def make_plan(session: Session, asked: Asked) -> Plan:
     assert isinstance(config.rlhf, PolicySection)
     times = config.rollout.num_generations * config.rlhf.num_iterations
     longest = asked.longest_told or config.rollout.max_completion_length
-    size = config.train.batch_size
-    accumulation = config.train.accumulation or max(1, math.ceil(16 / (size * processes)))
     lengths = np.repeat(np.array(asked.lengths) + longest, times)
+    size, accumulation = config.train.batch_size, accumulation_of(config, processes)
     order = Order([[i] for i in range(len(lengths))], size, accumulation, processes)
     shape = shape_of(config, session.base, session.compute)
     most, device = int(lengths.max()), session.mesh.device

@@ -65,10 +65,16 @@ def capacity_of(config: TrainingConfig, max_length: int) -> int:
     return data.packing_length if data.packing and data.packing_length else max_length
 
 
+def accumulation_of(config: TrainingConfig, processes: int) -> int:
+    """Micro-batches of a step on one process: as configured, else so many that a step has 16
+    samples or a few more.
+    """
+    size = config.train.batch_size * processes
+    return config.train.accumulation or max(1, math.ceil(16 / size))
+
+
 def order_of(config: TrainingConfig, samples: Samples, max_length: int, processes: int) -> Order:
     """How the samples are dealt out over steps; of a stream, its first ones."""
-    batch_size = config.train.batch_size
-    accumulation = config.train.accumulation or max(1, math.ceil(16 / (batch_size * processes)))
     capacity = capacity_of(config, max_length) if config.data.packing else None
     data, mix = config.data, None
     if data.modality_shares:
@@ -78,8 +84,8 @@ def order_of(config: TrainingConfig, samples: Samples, max_length: int, processe
         groups = group(samples, capacity, data.packing_window)
     return Order(
         groups,
-        batch_size,
-        accumulation,
+        config.train.batch_size,
+        accumulation_of(config, processes),
         processes,
         config.data.shuffle,
         config.data.seed,
