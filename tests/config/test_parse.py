@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from swift.config.distill import GkdSection
 from swift.config.parse import from_values, read
-from swift.config.runs import InferConfig, MergeConfig, PtConfig, SftConfig
+from swift.config.rollout import RolloutSection
+from swift.config.runs import InferConfig, MergeConfig, PtConfig, RlhfConfig, SftConfig
 from swift.config.tuner import FullSection, LoraSection
 from swift.errors import ConfigError
 from swift.train.folder import dump_config
@@ -511,6 +513,18 @@ def test_from_values_takes_sections_and_paths() -> None:
     )
     assert (config.model.path, config.data.train) == ("a/b", ["d.jsonl"])
     assert config.tuner == FullSection(freeze=["x"])
+
+
+def test_keys_of_servers_are_taken_and_not_written() -> None:
+    teacher = GkdSection(
+        teacher_model_server="http://x", teacher_model_server_key="secret", logits_topk=3
+    )
+    rollout = RolloutSection(mode="server", server_url=["http://y"], server_key="secret")
+    values = {"model": "m", "dataset": "d", "rlhf": teacher, "rollout": rollout}
+    config = from_values(RlhfConfig, "rlhf", values)
+    assert isinstance(config.rlhf, GkdSection)
+    assert config.rlhf.teacher_model_server_key == config.rollout.server_key == "secret"
+    assert "secret" not in dump_config(config)
 
 
 def test_from_values_lists_every_problem() -> None:

@@ -279,6 +279,28 @@ def test_a_teacher_behind_http_is_the_one_in_the_process(
             assert mine[key] == pytest.approx(other[key], rel=1e-4), key
 
 
+def test_a_teacher_that_asks_for_a_key(learn: Learn) -> None:
+    with serve(lambda number, path, body: answer(number, path, body)) as server:
+
+        def answer(number: int, path: str, body: dict[str, Any]) -> Reply:
+            if server.asked[number][2].get("Authorization") != "Bearer secret":
+                return Reply(status=401, body={"error": {"message": "no such key"}})
+            if path == "/v1/models":
+                return Reply(body={"data": [{"id": "big"}]})
+            row = {"5": {"logprob": -0.5}, "6": {"logprob": -1.5}}
+            rows = [None] + [row] * (len(body["prompt"]) - 1)
+            return Reply(body={"choices": [{"text": "", "prompt_logprobs": rows}]})
+
+        kind = {"teacher_model": None, "teacher_model_server": server.url, "logits_topk": 2}
+        for wrong in ({}, {"teacher_model_server_key": "other"}):
+            with pytest.raises(SwiftError, match="401 no such key"):
+                learn("run", rlhf={**kind, **wrong})
+        done = learn("told", rlhf={**kind, "teacher_model_server_key": "secret"})
+    assert metrics(done)[0]["train/loss"] > 0
+    texts = [p.read_text() for p in done.parent.rglob("*") if p.suffix in (".yaml", ".json")]
+    assert texts and not any("secret" in text for text in texts)
+
+
 def test_servers_that_tell_too_little_are_named(learn: Learn) -> None:
     replies: dict[str, Any] = {
         "one that knows prompt_logprobs": None,
@@ -311,6 +333,7 @@ def test_what_cannot_be_is_refused(checkpoint: Path, rows: Path, tmp_path: Path)
         (server, "--gkd_logits_topk: is needed"),
         ([*server, "--gkd_logits_topk", 5, "--seq_kd", "true"], "swift sample"),
         ([*server, "--gkd_logits_topk", 5, "--teacher_model", checkpoint], "leave out"),
+        (["--teacher_model", checkpoint, "--teacher_model_server_key", "x"], "belongs to"),
         (["--teacher_model", checkpoint, "--deepspeed", "zero3"], "--lmbda 0"),
         (["--teacher_model", checkpoint, "--lmbda", 1.5], "--lmbda: 1.5 is above 1"),
         (["--teacher_model", other], "'<extra>' is no token of the model and 400 of the teacher"),

@@ -112,6 +112,7 @@ def test_a_run_from_the_command_line(checkpoint: Path, prompts: Path, tmp_path: 
     text = run(words, tmp_path)
     assert "2 prompts x 4 answers a generation" in text
     assert "rewards: 1 x vowels + 0.5 x number" in text
+    assert "memory: about " in text
     lines = [json.loads(x) for x in (tmp_path / "run/completions.jsonl").read_text().splitlines()]
     assert len(lines) == 16 and set(lines[0]["rewards"]) == {"vowels", "number"}
     for start_of in range(0, 16, 4):  # advantages of a group have the mean 0

@@ -91,6 +91,43 @@ def test_nothing_to_merge_is_an_error_with_the_flag_to_add(tmp_path: Path) -> No
         assert code == 2 and hint in text
 
 
+@pytest.mark.parametrize(
+    ("problem", "label"),
+    [(None, 1), ("regression", [0.5, 1.0, 0.0]), ("multi_label_classification", [0, 2])],
+)
+def test_a_merged_classifier_is_what_full_training_writes(
+    problem: str | None, label: object, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its configuration is the same, and it says the same of rows as its adapter does."""
+    import tiny
+
+    rows = [{"text": f"Number {i}.", "label": label} for i in range(4)]
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    words = ["sft", "--task_type", "seq_cls", "--num_labels", 3, "--model", checkpoint]
+    words += ["--problem_type", problem] if problem else []
+    words += ["--dataset", data, "--max_steps", 1, "--report_to", "none", "--torch_dtype"]
+    words += ["float32", "--learning_rate", 1e-2]
+    for tuner in ("lora", "full"):
+        run([*words, "--tuner_type", tuner, "--output_dir", tuner], tmp_path)
+    adapter = tmp_path / "lora/checkpoint-1"
+    run(["export", "--merge_lora", "true", "--adapters", adapter, "--output_dir", "m"], tmp_path)
+    full, merged = (
+        json.loads((tmp_path / folder / "config.json").read_text())
+        for folder in ("full/checkpoint-1", "m")
+    )
+    assert merged == full
+    assert merged["problem_type"] == (problem or "single_label_classification")
+    said = []
+    for flag, folder in (("--adapters", adapter), ("--model", "m")):
+        out = f"{flag}.jsonl".strip("-")
+        run(["infer", flag, folder, "--val_dataset", data, "--result_path", out], tmp_path)
+        said.append([json.loads(line) for line in (tmp_path / out).read_text().splitlines()])
+    key = {"regression": "scores"}.get(str(problem), "probabilities")
+    for beside, alone in zip(*said, strict=True):
+        assert beside.keys() == alone.keys()
+        assert beside[key] == pytest.approx(alone[key], abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["seq_cls", "rm"])
 def test_an_adapter_with_a_head_is_merged_with_it(
     kind: str, checkpoint: Path, tmp_path: Path

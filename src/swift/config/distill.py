@@ -31,6 +31,9 @@ class GkdSection(RlhfSection):
     """Address of a server that is the teacher: its /v1/completions take token ids and tell
     prompt_logprobs, as those of vLLM."""
 
+    teacher_model_server_key: str | None = Field(None, exclude=True)
+    """Key that this server asks for, sent as a bearer token; it is kept in no file."""
+
     offload_teacher_model: bool = False
     """Keep the teacher in the memory of the CPU between its answers."""
 
@@ -58,7 +61,8 @@ class GkdSection(RlhfSection):
         if self.teacher_model is None and self.teacher_model_server is None:
             path, why = "teacher_model", "is needed, or --teacher_model_server http://host:8000"
         elif self.teacher_model_server is None:
-            pass
+            if self.teacher_model_server_key is not None:
+                path, why = "teacher_model_server_key", "belongs to --teacher_model_server"
         elif self.teacher_model is not None or self.teacher_adapters:
             path, why = "teacher_model_server", "is the teacher: leave out --teacher_model"
         elif not self.teacher_model_server.startswith(("http://", "https://")):

@@ -165,6 +165,7 @@ FLAGS: dict[str, Flag] = {
     "teacher_model": _flag("rlhf.teacher_model"),
     "teacher_adapters": _flag("rlhf.teacher_adapters"),
     "teacher_model_server": _flag("rlhf.teacher_model_server"),
+    "teacher_model_server_key": _flag("rlhf.teacher_model_server_key"),
     "offload_teacher_model": _flag("rlhf.offload_teacher_model"),
     "lmbda": _flag("rlhf.lmbda"),
     "seq_kd": _flag("rlhf.seq_kd"),

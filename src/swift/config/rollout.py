@@ -109,8 +109,8 @@ class RolloutSection(Section):
     server_port: Ports = [8000]
     """Port of every host, or one port for all of them."""
 
-    server_key: str | None = None
-    """Key that the servers ask for."""
+    server_key: str | None = Field(None, exclude=True)
+    """Key that the servers ask for; it is kept in no file."""
 
     server_timeout_s: float = Field(240.0, gt=0)
     """Longest time that a server may be away before the run ends."""

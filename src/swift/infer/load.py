@@ -15,7 +15,8 @@ from swift.chat.load import load_tokenizer, renderer_for
 from swift.chat.render import Renderer
 from swift.config.engine import Servers
 from swift.config.infer import EngineSection, InferSection
-from swift.config.model import UsedModelSection
+from swift.config.model import ModelSection, UsedModelSection
+from swift.config.task import ClassSection, Problem
 from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
@@ -23,11 +24,7 @@ from swift.infer.engine import ServingEngine
 from swift.infer.remote import remote_talker
 from swift.infer.start import ADAPTER, serve
 from swift.infer.talk import Answers, Talker, sampling_of
-from swift.models.load import (
-    dtype_name,
-    load_model,
-    resolve_dtype,
-)
+from swift.models.load import dtype_name, load_model, resolve_dtype
 from swift.models.memory import free_bytes
 from swift.models.prepacked import prepack
 from swift.observe.log import Log
@@ -49,6 +46,13 @@ class Trained:
     def get(self, section: str, name: str) -> Any:
         """One setting of the run, or None."""
         return (self.config.get(section) or {}).get(name)
+
+    @property
+    def problem(self) -> Problem | None:
+        """What a label is to a model of classes; None: it is none, or nobody knows."""
+        task = self.config.get("task") or {}
+        is_class = task.get("kind") == "seq_cls"
+        return ClassSection.model_validate(task).problem if is_class else None
 
 
 def trained(folder: str | None) -> Trained:
@@ -121,7 +125,7 @@ def settle(section: UsedModelSection) -> tuple[UsedModelSection, Trained]:
     return section.model_copy(update=found), before
 
 
-def fetch(section: UsedModelSection, dtype: torch.dtype, log: Log) -> Path:
+def fetch(section: ModelSection | UsedModelSection, dtype: torch.dtype, log: Log) -> Path:
     """The local folder of the (settled) model."""
     assert section.path is not None
     return locate_model(

@@ -24,9 +24,10 @@ from swift.data.source import Source, read
 from swift.errors import ConfigError, DataError
 from swift.hub.locate import locate_model
 from swift.infer.batch import answered
-from swift.models.anatomy import scores_tokens
-from swift.models.load import load_model
-from swift.tune.lora import load_adapter, scores_in
+from swift.infer.load import trained
+from swift.models.anatomy import scores_tokens, size
+from swift.models.load import load_model, load_shape
+from swift.tune.lora import Scores, load_adapter, scores_in
 
 
 def is_adapter(path: Path) -> bool:
@@ -40,17 +41,36 @@ def load_scoring(path: Path) -> PreTrainedModel:
     Raises:
         ConfigError, CheckpointError: the folder holds none.
     """
+    base, found = _made_of(path)
     if is_adapter(path):
-        settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-        base, found = locate_model(settings["base_model_name_or_path"]), scores_in(path)
         model = load_model(base, torch.float32, scores=found.count, each_token=found.each_token)
         merged: PreTrainedModel = load_adapter(model, str(path)).merge_and_unload()
+        merged.config.problem_type = trained(str(path)).problem or merged.config.problem_type
         return merged
-    names = AutoConfig.from_pretrained(path).architectures or []
-    tagging = any(name.endswith("ForTokenClassification") for name in names)
-    auto: Any = AutoModelForTokenClassification if tagging else AutoModelForSequenceClassification
+    auto: Any = (
+        AutoModelForTokenClassification if found.each_token else AutoModelForSequenceClassification
+    )
     made: PreTrainedModel = auto.from_pretrained(path, dtype=torch.float32)
     return made
+
+
+def scoring_bytes(path: Path) -> int:
+    """Bytes of the weights of such a model."""
+    base, found = _made_of(path)
+    shape = load_shape(base, torch.float32, scores=found.count, each_token=found.each_token)
+    return size(shape.parameters())
+
+
+def _made_of(path: Path) -> tuple[Path, Scores]:
+    """The folder of the weights that an adapter stands beside, or of all weights; and what the
+    model gives.
+    """
+    if is_adapter(path):
+        settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        return locate_model(settings["base_model_name_or_path"]), scores_in(path)
+    config = AutoConfig.from_pretrained(path)
+    tagging = any(n.endswith("ForTokenClassification") for n in config.architectures or [])
+    return path, Scores(config.num_labels, tagging)
 
 
 def on(model: PreTrainedModel, device: torch.device) -> Any:

@@ -18,7 +18,7 @@ from swift.train.plan import sizes
 from swift.train.session import Plan, Session
 
 
-def show(session: Session, plan: Plan, data: Prepared, renderer: Renderer) -> None:
+def show(session: Session, plan: Plan, data: Prepared) -> None:
     """Print rows, tokens, steps, what learns, memory, files and the first sample."""
     if not session.mesh.world.is_main:
         return
@@ -30,7 +30,7 @@ def show(session: Session, plan: Plan, data: Prepared, renderer: Renderer) -> No
     console.print(_modules(plan))
     console.print(_memory(plan))
     console.print("The first sample; what is learned is underlined:", style="bold")
-    console.print(_sample(data, renderer))
+    console.print(_sample(data, session.renderer))
 
 
 def table(title: str, *columns: str) -> Table:

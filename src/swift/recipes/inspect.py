@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swift.chat.load import renderer_for
 from swift.chat.render import Renderer
 from swift.config.runs import InspectConfig, InspectingConfig
 from swift.data.prepare import Prepared
@@ -31,9 +30,9 @@ def run(config: InspectingConfig, world: World) -> None:
     log = Log(world.is_main)
     with open_mesh(world, config.parallel) as mesh:
         session = open_session(config, mesh, log)
-        renderer = renderer_for(session.base, config.model)
+        renderer = session.renderer
         kind = config.task.task if isinstance(config, InspectConfig) else "text"
-        data = setup.prepare_data(session, renderer, kind)
+        data = setup.prepare_data(session, kind)
         length = max_length_of(config, session.base)
         order = order_of(config, data.train, length, world.size)
         capacity = capacity_of(config, length)

@@ -25,7 +25,7 @@ def run(config: MergeConfig, world: World) -> Path | None:
     """Merge an adapter, prove it, write the model; returns its folder."""
     quiet_libraries()
     log = Log(world.is_main)
-    section, _ = settle(config.model)
+    section, before = settle(config.model)
     adapter = Path(section.adapters[0])
     target = Path(config.output).expanduser() if config.output else Path(f"{adapter}-merged")
     if target.exists() and any(target.iterdir()):
@@ -42,6 +42,8 @@ def run(config: MergeConfig, world: World) -> Path | None:
     )  # fmt: skip
     expected = saved_keys(base) if scores.count is None else set(model.state_dict())
     merged = merge(load_adapter(model, str(adapter)))
+    if before.problem:
+        merged.model.config.problem_type = before.problem
     log(
         f"merged {merged.weights} layers: weights within {merged.rounding:.2f} roundings of the "
         f"exact sum, logits within {merged.logits:.1e}"

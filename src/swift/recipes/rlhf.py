@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from swift.chat.load import renderer_for
 from swift.config.distill import GkdSection
 from swift.config.policy import PolicySection
 from swift.config.runs import RlhfConfig
-from swift.observe.log import Log, quiet_libraries
-from swift.observe.metrics import check_report
-from swift.parallel.mesh import open_mesh
 from swift.parallel.world import World
 from swift.recipes import gkd, grpo
 from swift.recipes.check import show
 from swift.train import setup
 from swift.train.alignment import objective
-from swift.train.folder import open_run
 from swift.train.learner import build_learner
 from swift.train.loop import fit
-from swift.train.outcome import Outcome, outcome
-from swift.train.precomputed import ask_before
-from swift.train.session import make_plan, open_session
-from swift.train.stop import StopRequest
+from swift.train.outcome import Outcome
+from swift.train.precomputed import ask_before, beside_of
+from swift.train.session import make_plan, training_session
 
 
 def run(config: RlhfConfig, world: World) -> Outcome | None:
@@ -33,34 +27,22 @@ def run(config: RlhfConfig, world: World) -> Outcome | None:
     Returns:
         What the run leaves behind; None after a dry run.
     """
-    if isinstance(config.rlhf, PolicySection):
+    section = config.rlhf
+    if isinstance(section, PolicySection):
         return grpo.run(config, world)
-    if isinstance(config.rlhf, GkdSection):
+    if isinstance(section, GkdSection):
         return gkd.run(config, world)
-    quiet_libraries()
-    check_report(config.report)
-    log = Log(world.is_main)
-    with open_mesh(world, config.parallel) as mesh, StopRequest() as stopping:
-        session = open_session(config, mesh, log)
-        renderer = renderer_for(session.base, config.model)
-        data = setup.prepare_data(session, renderer, config.rlhf.task)
-        plan = make_plan(session, data)
+    with training_session(config, world) as session:
+        data = setup.prepare_data(session, section.task)
+        plan = make_plan(session, data, beside_of(session, section))
         if config.dry_run:
-            show(session, plan, data, renderer)
+            show(session, plan, data)
             return None
-        with setup.explaining_memory(plan):
-            folder, checkpoint = mesh.share(open_run(config) if world.is_main else None)
+        with setup.run_folder(session, plan) as (folder, checkpoint):
             setup.announce(session, plan, data, folder)
-            learner = build_learner(session, plan, data, checkpoint, objective(config.rlhf))
-            data = ask_before(session, config.rlhf, learner, data)
+            learner = build_learner(session, plan, data, checkpoint, objective(section))
+            data = ask_before(session, section, learner, data)
             keeper = setup.make_keeper(session, folder, learner, plan, data)
-            state = setup.start(session, folder, checkpoint, keeper, data)
-            with setup.recording(session, folder, state, plan) as outlets:
-                reason = fit(
-                    setup.make_job(session, learner, keeper, plan, data, stopping, outlets), state
-                )
-            setup.close_flow(session, folder, data)
-        result = outcome(folder, state, reason)
-        if world.is_main:
-            result.announce(log)
-        return result
+            with setup.training(session, plan, data, learner, keeper, checkpoint) as (job, state):
+                reason = fit(job, state)
+        return setup.finish(session, folder, state, reason)

@@ -6,9 +6,9 @@ from swift import registry
 from swift.config.flags import spelling
 from swift.config.rollout_server import RolloutServerConfig
 from swift.data.source import check_inputs
-from swift.hub.locate import locate_model
+from swift.infer.load import fetch
 from swift.infer.updatable import load_updatable
-from swift.models.load import dtype_name, resolve_dtype
+from swift.models.load import resolve_dtype
 from swift.observe.log import Log, quiet_libraries
 from swift.parallel.mesh import device_of
 from swift.parallel.world import World
@@ -34,14 +34,7 @@ def run(config: RolloutServerConfig, world: World) -> None:
         return
     device = device_of(world)
     dtype = resolve_dtype(section.dtype, device)
-    base = locate_model(
-        section.path,
-        revision=section.revision,
-        hub=section.hub,
-        dtype=dtype_name(dtype),
-        code=section.trust_remote_code,
-        say=log,
-    )
+    base = fetch(section, dtype, log)
     engine = load_updatable(
         config.infer.backend, base, section, config.vllm, dtype, device, config.infer.max_model_len
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from swift.chat.load import renderer_for
 from swift.chat.render import Renderer
 from swift.config.runs import TraceConfig
 from swift.data.trace import Traced, trace, trace_flow
@@ -32,8 +31,7 @@ def run(config: TraceConfig, world: World) -> None:
     trained = past.config
     with open_mesh(world, trained.parallel) as mesh:
         session = open_session(trained, mesh, log)
-        renderer = renderer_for(session.base, trained.model)
-        data = setup.prepare_data(session, renderer, past.kind)
+        data = setup.prepare_data(session, past.kind)
         length = max_length_of(trained, session.base)
     order = order_of(trained, data.train, length, config.processes or past.processes or 1)
     check_past(past, setup.order_record(trained, order, data, length), data.ledger)
@@ -48,7 +46,7 @@ def run(config: TraceConfig, world: World) -> None:
         rows = trace(data.train, order, step)
         epoch, place = divmod(step, order.steps_per_epoch)
         where = f"step {place + 1:,} of {order.steps_per_epoch:,} in epoch {epoch + 1:,}"
-    _print(config, past, where, rows, renderer)
+    _print(config, past, where, rows, session.renderer)
     _compare(past, config.step, rows, log)
 
 

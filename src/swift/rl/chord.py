@@ -13,7 +13,6 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
-from swift.chat.render import Renderer
 from swift.config.chord import ChordSection
 from swift.data.batch import Batch
 from swift.data.ledger import Ledger
@@ -93,7 +92,7 @@ def expert_loss(model: PreTrainedModel, head: Head, batch: Batch, *, phi: bool) 
 
 
 def read_experts(
-    session: Session, section: ChordSection, renderer: Renderer, order: Order, collate: Collate
+    session: Session, section: ChordSection, order: Order, collate: Collate
 ) -> Experts | None:
     """The conversations of a run, dealt out as its answers are; None where none are learned.
 
@@ -105,7 +104,7 @@ def read_experts(
     config, ledger = session.config, Ledger()
     workshop = Workshop(
         section=config.data,
-        spec=renderer.spec,
+        spec=session.renderer.spec,
         kind="chat",
         max_length=max_length_of(config, session.base),
         cache=cache_dir() / "tokens",

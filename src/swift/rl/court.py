@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from swift.config.sample import SampleConfig
 from swift.observe.log import Log
 from swift.rl import score
 from swift.rl.best import Drawn
-from swift.rl.rewards.model import judging
+from swift.rl.rewards.model import judges
 from swift.rl.score import Judges, Reward
 
 
@@ -96,14 +95,8 @@ def court_of(config: SampleConfig, device: torch.device, log: Log) -> Court:
         ConfigError: a model cannot be used.
         MissingExtra: a function needs a package that is absent.
     """
-    section, longest = config.reward, config.infer.max_new_tokens
-    update = {
-        "cosine_max_len": section.cosine_max_len or longest,
-        "soft_max_length": section.soft_max_length or longest,
-    }
-    found = score.find(section.model_copy(update=update))
-    for path in section.models:
-        found[f"model {Path(path).name}"] = _model(path, config, device, log)
+    section = score.filled(config.reward, config.infer.max_new_tokens)
+    found = score.find(section) | judges(section.models, device, config.model.hub, log)
     weights = list(section.weights or [1.0] * len(found))
     if config.sample.orm_model is not None:
         found |= _named(config.sample.orm_model, config, device, log)
@@ -121,9 +114,4 @@ def _named(name: str, config: SampleConfig, device: torch.device, log: Log) -> d
     if name in registry.entries("reward"):
         wanted: RewardSection = config.reward.model_copy(update={"funcs": [name]})
         return score.find(wanted)
-    return {f"model {Path(name).name}": _model(name, config, device, log)}
-
-
-def _model(path: str, config: SampleConfig, device: torch.device, log: Log) -> Reward:
-    found: Reward = judging(path, device, config.model.hub, log)
-    return found
+    return judges([name], device, config.model.hub, log)

@@ -6,6 +6,8 @@ A critic learns with the policy and is kept in its checkpoints beside what the r
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,7 +18,9 @@ from swift.errors import ConfigError
 from swift.hub.locate import locate_model
 from swift.models.anatomy import output_head, text_config, vocabulary
 from swift.models.attention import Layout, check_branches, choose_layout, run_body
-from swift.models.load import load_model
+from swift.models.load import load_model, load_shape
+from swift.train.memory import Beside
+from swift.train.plan import probe_of
 from swift.train.session import Session
 from swift.tune.tuned import Tuned
 
@@ -51,6 +55,30 @@ class ValueModel(nn.Module):
         return value_N.float()
 
 
+def critic_beside(
+    session: Session, section: PpoSection, policy: PreTrainedModel, held: int
+) -> Beside:
+    """What the critic takes, besides ``held`` bytes of others: weights, gradients and AdamW's two
+    averages in float32, and what a value model keeps for the backward pass.
+    """
+    if section.value_model is None:
+        return Beside(held + 16 * (text_config(policy).hidden_size + 1))
+    shape = load_shape(
+        _value_base(session, section.value_model), session.compute, scores=1,
+        trust_remote_code=session.config.model.trust_remote_code,
+    )  # fmt: skip
+    learning = sum(parameter.numel() for parameter in shape.parameters())
+    return Beside(held + 16 * learning, kept=probe_of(shape, session.compute).kept)
+
+
+def _value_base(session: Session, name: str) -> Path:
+    config = session.config.model
+    with session.mesh.main_first():
+        return locate_model(
+            name, hub=config.hub, dtype="float32", say=session.log, code=config.trust_remote_code
+        )
+
+
 def critic_of(session: Session, section: PpoSection, tuned: Tuned, layout: Layout) -> nn.Module:
     """The critic of a run.
 
@@ -60,15 +88,10 @@ def critic_of(session: Session, section: PpoSection, tuned: Tuned, layout: Layou
     device = session.mesh.device
     if section.value_model is None:
         return ValueHead(text_config(tuned.model).hidden_size, device)
-    config = session.config.model
-    with session.mesh.main_first():
-        folder = locate_model(
-            section.value_model, hub=config.hub, dtype="float32", say=session.log,
-            code=config.trust_remote_code,
-        )  # fmt: skip
     model = load_model(
-        folder, torch.float32, device=device, trust_remote_code=config.trust_remote_code, scores=1
-    )
+        _value_base(session, section.value_model), torch.float32, device=device,
+        trust_remote_code=session.config.model.trust_remote_code, scores=1,
+    )  # fmt: skip
     if vocabulary(model) != vocabulary(tuned.model):
         raise ConfigError(
             f"--value_model: its vocabulary has {vocabulary(model)} tokens, the model's "

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from swift.chat.render import Renderer
 from swift.config.distill import GkdSection
 from swift.data import flow
 from swift.data.batch import Batch
@@ -31,7 +30,8 @@ from swift.train.session import Plan, Session
 
 def announce(session: Session) -> None:
     """Say who teaches, and with which answers."""
-    section = session.config.rlhf  # type: ignore[attr-defined]
+    section = rl_config(session).rlhf
+    assert isinstance(section, GkdSection)
     others = "the teacher's" if section.seq_kd else "those of the rows"
     session.log(
         f"teacher: {section.teacher_model or section.teacher_model_server}; answers of the student "
@@ -42,7 +42,6 @@ def announce(session: Session) -> None:
 def make_lessons(
     session: Session,
     learner: Learner,
-    renderer: Renderer,
     folder: Path,
     engine: Engine | None = None,
 ) -> Lessons:
@@ -57,27 +56,30 @@ def make_lessons(
     student = writing = None
     if section.lmbda:
         within = partial(computing, session, model)
-        engine = engine or live_engine(session, model, renderer, within)
+        engine = engine or live_engine(session, model, within)
         student = Writer(engine, "student", _beyond(min(sizes), model))
     if teacher is not None and section.seq_kd:
-        asked = live_engine(session, teacher.model, renderer, partial(_teaching, session, teacher))
+        asked = live_engine(session, teacher.model, partial(_teaching, session, teacher))
         writing = Writer(asked, "teacher", _beyond(min(sizes), teacher.model))
     tutor = None
     if section.teacher_model_server is not None:
         assert section.logits_topk is not None
-        tutor = Tutor(section.teacher_model_server, section.logits_topk, vocabulary(model))
+        tutor = Tutor(
+            section.teacher_model_server, section.logits_topk, vocabulary(model),
+            section.teacher_model_server_key,
+        )  # fmt: skip
     rank = session.mesh.world.rank
     record = folder / ("completions.jsonl" if not rank else f"completions-{rank}.jsonl")
     collate = replace(learner.collate, share=False)
     return Lessons(
         section=section,
         drawn=config.rollout,
-        stops=tuple(sorted(renderer.stop_ids)),
+        stops=tuple(sorted(session.renderer.stop_ids)),
         student=student,
         teacher=writing,
         tutor=tutor,
         lay=collate,
-        decode=renderer.tokenizer.decode,
+        decode=session.renderer.tokenizer.decode,
         seed=config.train.seed,
         record=record if config.rollout.log_completions else None,
     )

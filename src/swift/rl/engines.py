@@ -19,7 +19,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift.chat.load import load_tokenizer
-from swift.chat.render import Renderer
 from swift.config.flags import spelling
 from swift.config.policy import PolicySection
 from swift.config.rollout import RolloutSection
@@ -49,14 +48,13 @@ class Answering:
 
 @contextlib.contextmanager
 def answering(
-    session: Session, learner: Learner, renderer: Renderer, engine: Engine | None = None
+    session: Session, learner: Learner, engine: Engine | None = None
 ) -> Iterator[Answering]:
     """What answers in a run; it ends with the run.
 
     Args:
         session: of the run.
         learner: what learns.
-        renderer: of the checkpoint.
         engine: answers in place of what the configuration names, with weights that stay.
 
     Raises:
@@ -71,11 +69,11 @@ def answering(
         if engine is not None:
             found = Answering(engine, _nothing, _nothing)
         elif section.place == "live":
-            found = _live(session, learner, renderer, section.max_model_len)
+            found = _live(session, learner, section.max_model_len)
         elif section.place == "server":
             found = stack.enter_context(_served(session, section, learner))
         else:
-            found = stack.enter_context(_colocated(session, config, learner, renderer))
+            found = stack.enter_context(_colocated(session, config, learner))
         if found.ahead and Ability.LOGPROBS not in found.engine.abilities:
             raise ConfigError(
                 "--async_generate: the engine tells no log-probabilities, and without them nothing "
@@ -112,27 +110,24 @@ def _nothing(times: int = 0) -> None:
     """The weights are there already, and nothing makes room for anything."""
 
 
-def _live(session: Session, learner: Learner, renderer: Renderer, most: int | None) -> Answering:
+def _live(session: Session, learner: Learner, most: int | None) -> Answering:
     model = learner.tuned.model
-    live = live_engine(session, model, renderer, partial(computing, session, model))
+    live = live_engine(session, model, partial(computing, session, model))
     if most is not None:
         live.context = min(most, live.context or most)
     return Answering(live, _nothing, _nothing)
 
 
-def live_engine(
-    session: Session, model: PreTrainedModel, renderer: Renderer, within: Within
-) -> Surrounded:
+def live_engine(session: Session, model: PreTrainedModel, within: Within) -> Surrounded:
     """An engine on a model of this run, whose computing ``within`` surrounds."""
     code = session.config.model.trust_remote_code
     words = load_tokenizer(session.base, trust_remote_code=code)
-    return Surrounded(TransformersEngine(model, words, marks=lambda: renderer.marks), within)
+    engine = TransformersEngine(model, words, marks=lambda: session.renderer.marks)
+    return Surrounded(engine, within)
 
 
 @contextlib.contextmanager
-def _colocated(
-    session: Session, config: RlhfConfig, learner: Learner, renderer: Renderer
-) -> Iterator[Answering]:
+def _colocated(session: Session, config: RlhfConfig, learner: Learner) -> Iterator[Answering]:
     section, device = config.rollout, session.mesh.device
     vllm = config.vllm
     if section.backend == "vllm" and session.mesh.world.size > 1:
@@ -145,7 +140,7 @@ def _colocated(
     with torch.random.fork_rng():  # the run's random numbers are those that it has without
         engine = load_updatable(
             section.backend, session.base, config.model, vllm, session.compute, device,
-            section.max_model_len, lambda: renderer.marks,
+            section.max_model_len, lambda: session.renderer.marks,
         )  # fmt: skip
 
     away = partial(move, learner, model=section.offload_model, optimizer=section.offload_optimizer)

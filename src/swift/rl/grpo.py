@@ -159,8 +159,7 @@ class Rounds:
         return [*good, *dull][:count], tried
 
     def _teaches(self, group: list[Answer]) -> bool:
-        rewards_1KF = torch.tensor([[answer.rewards for answer in group]], dtype=torch.float64)
-        return not bool(without_signal(total(rewards_1KF, self.weights))[0])
+        return not bool(without_signal(total(rewards_of([group]), self.weights))[0])
 
     def _needs_scores(self) -> bool:
         """Whether the policy is asked before the first step."""
@@ -205,15 +204,13 @@ class Rounds:
         if isinstance(self.section, PpoSection):
             estimate([a for group in groups for a in group], self.weights, self.section)
             return
-        rewards = [[answer.rewards for answer in group] for group in groups]
-        rewards_GKF = torch.tensor(rewards, dtype=torch.float64)
         penalty_GK = None
         if self.section.kl_in_reward and self.section.beta:
             penalty_GK = torch.tensor(
                 [[self.section.beta * self._distance(answer) for answer in g] for g in groups],
                 dtype=torch.float64,
             )
-        found_GK = advantages(rewards_GKF, self.weights, self.section, penalty_GK)
+        found_GK = advantages(rewards_of(groups), self.weights, self.section, penalty_GK)
         for group, row in zip(groups, found_GK.tolist(), strict=True):
             for answer, value in zip(group, row, strict=True):
                 answer.advantage = value
@@ -297,10 +294,7 @@ class Rounds:
     def _report(self, groups: list[list[Answer]], resampled: int) -> dict[str, tuple[float, float]]:
         """Metrics of a round: each a sum, and what divides it."""
         answers = [answer for group in groups for answer in group if answer.finish != "absent"]
-        rewards_GKF = torch.tensor(
-            [[answer.rewards for answer in group] for group in groups], dtype=torch.float64
-        )
-        rewards_GK = total(rewards_GKF, self.weights)
+        rewards_GK = total(rewards_of(groups), self.weights)
         judged = rewards_GK[~rewards_GK.isnan()]
         spread = [float(x[~x.isnan()].std(correction=0)) for x in rewards_GK if (~x.isnan()).any()]
         dull = int(without_signal(rewards_GK).sum())
@@ -339,3 +333,9 @@ class Rounds:
                     "advantage": answer.advantage,
                 }  # fmt: skip
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def rewards_of(groups: Sequence[Sequence[Answer]]) -> torch.Tensor:
+    """What every function said of the answers: float64 (G, K, F), NaN where it said nothing."""
+    rewards = [[answer.rewards for answer in group] for group in groups]
+    return torch.tensor(rewards, dtype=torch.float64)

@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 
-from swift.chat.render import Renderer
 from swift.config.runs import RlhfConfig
 from swift.data.encode import EncodeSettings, read_row
 from swift.data.formats.form import formats
@@ -48,7 +47,7 @@ class Asked:
         return digest.hexdigest()
 
 
-def read_prompts(session: Session, renderer: Renderer) -> Asked:
+def read_prompts(session: Session) -> Asked:
     """Read the rows; those whose prompt is longer than max_length are dropped and counted.
 
     Raises:
@@ -56,10 +55,10 @@ def read_prompts(session: Session, renderer: Renderer) -> Asked:
     """
     config, section = session.config, session.config.data
     assert isinstance(config, RlhfConfig)
-    asked, told = _read(session, renderer, section.train, "--dataset")
+    asked, told = _read(session, section.train, "--dataset")
     held: list[Question] = []
     if section.val:
-        apart, _ = _read(session, renderer, section.val, "--val_dataset")
+        apart, _ = _read(session, section.val, "--val_dataset")
         asked.ledger.add(apart.ledger)
         held = apart.questions
     elif section.split:
@@ -86,9 +85,7 @@ def _apart(asked: Asked, split: float, seed: int) -> tuple[Asked, list[Question]
     return Asked(*kept, asked.ledger), [asked.questions[i] for i in out]
 
 
-def _read(
-    session: Session, renderer: Renderer, names: Sequence[str], flag: str
-) -> tuple[Asked, list[list[Told]]]:
+def _read(session: Session, names: Sequence[str], flag: str) -> tuple[Asked, list[list[Told]]]:
     """The prompts of some data sets, and the answers that were recorded to each."""
     config, section = session.config, session.config.data
     assert isinstance(config, RlhfConfig)
@@ -109,9 +106,9 @@ def _read(
                 if not isinstance(meaning, Prompt):
                     raise DataError(f"a {kind_of(meaning)} is no prompt")
                 said = meaning.conversation
-                tokens = renderer.prompt(said.messages, said.tools, said.template_kwargs)
+                tokens = session.renderer.prompt(said.messages, said.tools, said.template_kwargs)
                 question = Question(said, meaning.extra, place)
-                found = read_answers(question, renderer) if config.rollout.recorded else []
+                found = read_answers(question, session.renderer) if config.rollout.recorded else []
             except (DataError, RecursionError) as error:
                 if section.strict:
                     raise DataError(f"{place}: {error}") from None

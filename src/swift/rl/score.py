@@ -116,6 +116,16 @@ async def _wait(found: Awaitable[Any]) -> Any:
     return await found
 
 
+def filled(section: RewardSection, longest: int) -> RewardSection:
+    """Rewards whose lengths, where nobody says them, are that of the longest answer."""
+    return section.model_copy(
+        update={
+            "cosine_max_len": section.cosine_max_len or longest,
+            "soft_max_length": section.soft_max_length or longest,
+        }
+    )
+
+
 def find(section: RewardSection, names: Sequence[str] | None = None) -> dict[str, Reward]:
     """The registered functions that a section names, or those of ``names``; those that want
     settings have them.

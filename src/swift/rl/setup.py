@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -33,23 +32,25 @@ from swift.models.heads import Head
 from swift.models.load import dtype_name
 from swift.rl import score
 from swift.rl.chord import read_experts
-from swift.rl.critic import critic_of
+from swift.rl.critic import critic_beside, critic_of
 from swift.rl.engines import Answering, computing
 from swift.rl.evaluation import Evaluation
 from swift.rl.grpo import Measures, Rounds, Scored
 from swift.rl.objective import PolicyObjective, read_drawn
 from swift.rl.prompts import Asked
 from swift.rl.recorded import Recorded
-from swift.rl.rewards.model import judging
+from swift.rl.rewards.model import judge_bytes, judges
 from swift.rl.rollout import Rollout, check_prompts
 from swift.rl.score import Judges
 from swift.rl.supply import Supply
 from swift.train import setup
 from swift.train.checkpoint import Keeper
+from swift.train.frozen import frozen_bytes
 from swift.train.learner import Build, Learner
 from swift.train.loop import Job
-from swift.train.plan import budget_of, learning_rate_of, shape_of, steps_of
-from swift.train.reference import reference_of
+from swift.train.memory import Beside
+from swift.train.plan import Shape, accumulation_of, budget_of, learning_rate_of, shape_of, steps_of
+from swift.train.reference import reference_bytes, reference_of
 from swift.train.session import Plan, Session
 from swift.train.state import TrainState
 from swift.tune.tuned import Tuned
@@ -63,16 +64,30 @@ def make_plan(session: Session, asked: Asked) -> Plan:
     assert isinstance(config.rlhf, PolicySection)
     times = config.rollout.num_generations * config.rlhf.num_iterations
     longest = asked.longest_told or config.rollout.max_completion_length
-    size = config.train.batch_size
-    accumulation = config.train.accumulation or max(1, math.ceil(16 / (size * processes)))
     lengths = np.repeat(np.array(asked.lengths) + longest, times)
+    size, accumulation = config.train.batch_size, accumulation_of(config, processes)
     order = Order([[i] for i in range(len(lengths))], size, accumulation, processes)
     shape = shape_of(config, session.base, session.compute)
     most, device = int(lengths.max()), session.mesh.device
-    return Plan(
-        order, Order([]), steps_of(config, order), learning_rate_of(config), most, shape,
-        budget_of(config, shape, order, lengths, most, session.compute, device),
-    )  # fmt: skip
+    beside = _beside(session, shape)
+    budget = budget_of(config, shape, order, lengths, most, session.compute, device, beside)
+    rate = learning_rate_of(config)
+    return Plan(order, Order([]), steps_of(config, order), rate, most, shape, budget)
+
+
+def _beside(session: Session, shape: Shape) -> Beside:
+    """Models beside the policy: reference, judges, critic, an engine with weights of its own."""
+    config, log = rl_config(session), session.log
+    section, drawn = config.rlhf, config.rollout
+    assert isinstance(section, PolicySection)
+    with session.mesh.main_first():
+        judging = [judge_bytes(path, config.model.hub, log) for path in config.reward.models]
+    held = reference_bytes(session, section) + sum(judging)
+    if drawn.place == "colocate" and not drawn.sleep_level:
+        held += frozen_bytes(session, session.base)
+    if not isinstance(section, PpoSection):
+        return Beside(held)
+    return critic_beside(session, section, shape.tuned.model, held)
 
 
 def announce(session: Session, plan: Plan, asked: Asked) -> None:
@@ -95,6 +110,7 @@ def announce(session: Session, plan: Plan, asked: Asked) -> None:
     weights = config.reward.weights or [1.0] * len(rewards)
     pairs = zip(weights, rewards, strict=True)
     session.log("rewards: " + " + ".join(f"{weight:g} x {name}" for weight, name in pairs))
+    setup.announce_memory(session, plan)
 
 
 def rl_config(session: Session) -> RlhfConfig:
@@ -103,9 +119,9 @@ def rl_config(session: Session) -> RlhfConfig:
     return session.config
 
 
-def nothing_prepared(asked: Asked, renderer: Renderer) -> Prepared:
+def nothing_prepared(session: Session, asked: Asked) -> Prepared:
     """In place of samples: there are none before the first round."""
-    return Prepared(Samples(), Samples(), asked.ledger, renderer.spec)
+    return Prepared(Samples(), Samples(), asked.ledger, session.renderer.spec)
 
 
 def measures_of(config: RlhfConfig, order: Order) -> Measures:
@@ -173,7 +189,6 @@ def make_rounds(
     session: Session,
     learner: Learner,
     asked: Asked,
-    renderer: Renderer,
     plan: Plan,
     folder: Path,
     source: Answering,
@@ -181,14 +196,14 @@ def make_rounds(
     """The rounds of a run."""
     config, mesh = rl_config(session), session.mesh
     assert isinstance(config.rlhf, PolicySection)
-    judges, weights = find_judges(session, config)
+    judging, weights = find_judges(session, config)
     module = learner.spread.module
     assert isinstance(module, PolicyObjective)
     measures = measures_of(config, plan.order)
     data = config.data
     return Rounds(
         supply=Supply(
-            make_rollout(source, config, asked, renderer), judges, asked.questions,
+            make_rollout(source, config, asked, session.renderer), judging, asked.questions,
             Order(range(len(asked.questions)), shuffle=data.shuffle, seed=data.seed),
             measures.generations, mesh, config.train.seed, source.give, source.rest, source.ahead,
         ),
@@ -200,7 +215,7 @@ def make_rounds(
         mesh=mesh,
         seed=config.train.seed,
         record=folder / "completions.jsonl" if config.rollout.log_completions else None,
-        experts=read_experts(session, config.chord, renderer, plan.order, learner.collate),
+        experts=read_experts(session, config.chord, plan.order, learner.collate),
     )  # fmt: skip
 
 
@@ -230,19 +245,11 @@ def ask(session: Session, module: PolicyObjective, section: PolicySection, batch
 
 def find_judges(session: Session, config: RlhfConfig) -> tuple[Judges, list[float]]:
     """The reward functions and reward models of a run, and their weights."""
-    section, longest = config.reward, config.rollout.max_completion_length
-    filled = section.model_copy(
-        update={
-            "cosine_max_len": section.cosine_max_len or longest,
-            "soft_max_length": section.soft_max_length or longest,
-        }
-    )
-    found = score.find(filled)
-    hub, device = session.config.model.hub, session.mesh.device
-    for path in section.models:
-        with session.mesh.main_first():
-            found[f"model {Path(path).name}"] = judging(path, device, hub, session.log)
-    found |= score.find(filled, brought_rewards(config))
+    section = score.filled(config.reward, config.rollout.max_completion_length)
+    found = score.find(section)
+    with session.mesh.main_first():
+        found |= judges(section.models, session.mesh.device, config.model.hub, session.log)
+    found |= score.find(section, brought_rewards(config))
     return Judges(found, section.timeout_s), section.weights or [1.0] * len(found)
 
 
@@ -264,11 +271,16 @@ def evaluating(session: Session, job: Job, rounds: Rounds, asked: Asked) -> Job:
 
 
 def make_keeper(
-    session: Session, folder: Path, learner: Learner, plan: Plan, asked: Asked, rounds: Rounds
+    session: Session,
+    folder: Path,
+    learner: Learner,
+    plan: Plan,
+    data: Prepared,
+    asked: Asked,
+    rounds: Rounds,
 ) -> Keeper:
     """What writes checkpoints, with where the run stands in its rounds."""
     config = rl_config(session)
-    data = nothing_prepared(asked, rounds.supply.rollout.renderer)
     kept = setup.make_keeper(session, folder, learner, plan, data)
     order = {
         **kept.order,

@@ -28,18 +28,20 @@ class Told:
 class Tutor:
     """Asks a server that knows ``prompt_logprobs`` (vLLM, ``swift deploy``)."""
 
-    def __init__(self, url: str, top: int, vocabulary: int) -> None:
+    def __init__(self, url: str, top: int, vocabulary: int, key: str | None = None) -> None:
         """Find out what the server calls its model.
 
         Args:
             url: of the server, with or without /v1.
             top: tokens that it tells of.
             vocabulary: of the student; every token must be one of it.
+            key: that the server asks for.
 
         Raises:
+            ConfigError: the server refuses the key.
             ServerError: it cannot be reached.
         """
-        self._address = Address(url.rstrip("/").removesuffix("/v1"))
+        self._address = Address(url.rstrip("/").removesuffix("/v1"), key)
         self._top, self._vocabulary = top, vocabulary
         [models] = ask_all(self._address, ["/v1/models"], lambda client, path: client.look(path))
         self._model = str(member(member(member(models, "data"), 0), "id"))

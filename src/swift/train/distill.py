@@ -23,7 +23,7 @@ from swift.losses.loss import Loss
 from swift.models.anatomy import vocabulary
 from swift.models.attention import Layout, run_body
 from swift.models.heads import find_head
-from swift.train.frozen import frozen_base, frozen_model
+from swift.train.frozen import frozen_base, frozen_bytes, frozen_model
 from swift.train.objective import media_zero
 from swift.train.session import Session
 from swift.tune.tuned import Tuned
@@ -161,6 +161,15 @@ def gkd(section: GkdSection, session: Session, tuned: Tuned, layout: Layout) -> 
         model = frozen_model(session, base, section.teacher_adapters, layout, "--teacher_model")
         teacher = Teacher(model, session.mesh.device, offload=section.offload_teacher_model)
     return DistillObjective(section, temperature, tuned.model, teacher)
+
+
+def teacher_bytes(session: Session, section: GkdSection) -> int:
+    """Bytes that the teacher takes beside the student; it is whole on the device while it is asked,
+    also where it waits elsewhere.
+    """
+    if section.teacher_model is None:
+        return 0
+    return frozen_bytes(session, frozen_base(session, section.teacher_model))
 
 
 def words_of(folder: Path, code: bool) -> dict[str, int]:

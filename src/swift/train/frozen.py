@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from swift.errors import ConfigError
 from swift.hub.locate import locate_model
+from swift.models.anatomy import size
 from swift.models.attention import Layout, choose_layout
-from swift.models.load import dtype_name, load_model
+from swift.models.load import dtype_name, load_model, load_shape
 from swift.train.session import Session
 from swift.tune.lora import load_adapter
 
@@ -25,6 +26,14 @@ def frozen_base(session: Session, name: str) -> Path:
             code=session.config.model.trust_remote_code,
             say=session.log,
         )
+
+
+def frozen_bytes(session: Session, base: Path) -> int:
+    """Bytes of the weights of another model, as :func:`frozen_model` loads it; adapters are merged
+    into them.
+    """
+    code = session.config.model.trust_remote_code
+    return size(load_shape(base, session.compute, trust_remote_code=code).parameters())
 
 
 def frozen_model(

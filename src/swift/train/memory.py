@@ -50,6 +50,7 @@ class Estimate:
     optimizer: int
     activations: int  # of the largest micro-batch
     logits: int
+    other_models: int  # reference, teacher, judges; a critic with all that it learns by
 
     @property
     def total(self) -> int:
@@ -58,7 +59,7 @@ class Estimate:
 
     def rows(self) -> list[tuple[str, int]]:
         """Name and bytes of every part."""
-        return list(self.__dict__.items())
+        return [(name.replace("_", " "), value) for name, value in self.__dict__.items()]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ class Probe:
     def activations(self, positions: int, *, again: bool) -> int:
         """Bytes for a micro-batch of so many positions."""
         return int(positions * (self.recomputed if again else self.kept))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Bytes of models beside the one that learns; each process holds the whole of them."""
+
+    held: int = 0  # as long as it learns
+    early: int = 0  # before the first step alone
+    kept: float = 0.0  # a position: what a critic keeps for the backward pass
+
+
+ALONE = Beside()
 
 
 class _Counter:

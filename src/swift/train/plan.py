@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from swift import registry
+from swift.config.alignment import DpoSection
 from swift.config.learned import each_token_of, scores_of
 from swift.config.runs import TrainingConfig
 from swift.config.tuner import LoraSection
@@ -27,7 +30,9 @@ from swift.models.load import context_length, load_config, load_shape
 from swift.models.memory import free_bytes
 from swift.models.parts import count_parts, parts
 from swift.train.memory import (
+    ALONE,
     GIB,
+    Beside,
     Estimate,
     Probe,
     count_saved,
@@ -60,10 +65,16 @@ def capacity_of(config: TrainingConfig, max_length: int) -> int:
     return data.packing_length if data.packing and data.packing_length else max_length
 
 
+def accumulation_of(config: TrainingConfig, processes: int) -> int:
+    """Micro-batches of a step on one process: as configured, else so many that a step has 16
+    samples or a few more.
+    """
+    size = config.train.batch_size * processes
+    return config.train.accumulation or max(1, math.ceil(16 / size))
+
+
 def order_of(config: TrainingConfig, samples: Samples, max_length: int, processes: int) -> Order:
     """How the samples are dealt out over steps; of a stream, its first ones."""
-    batch_size = config.train.batch_size
-    accumulation = config.train.accumulation or max(1, math.ceil(16 / (batch_size * processes)))
     capacity = capacity_of(config, max_length) if config.data.packing else None
     data, mix = config.data, None
     if data.modality_shares:
@@ -73,8 +84,8 @@ def order_of(config: TrainingConfig, samples: Samples, max_length: int, processe
         groups = group(samples, capacity, data.packing_window)
     return Order(
         groups,
-        batch_size,
-        accumulation,
+        config.train.batch_size,
+        accumulation_of(config, processes),
         processes,
         config.data.shuffle,
         config.data.seed,
@@ -137,13 +148,13 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
         each_token=each_token_of(config),
     )
     adapters = [] if config.model.merge else config.model.adapters
-    section = config.tuner
-    with torch.device("meta"):
-        tuned: Tuned = registry.build(section, model, [] if adapters else adapters, "")
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*to a meta parameter")  # an adapter has a shape here
+        tuned: Tuned = registry.build(config.tuner, model, adapters, "")
     layers, found = decoder_layers(model), parts(model)
     return Shape(
         tuned,
-        _probe(tuned, len(layers), compute),
+        probe_of(model, compute),
         len(layers),
         vocabulary(model),
         census(tuned.peft or model),
@@ -151,15 +162,17 @@ def shape_of(config: TrainingConfig, base: Path, compute: torch.dtype) -> Shape:
     )
 
 
-def _probe(tuned: Tuned, layers: int, compute: torch.dtype) -> Probe:
-    """Bytes a position. Without a device, attention is computed in a way that keeps its square as
-    well, which no real kernel does: two lengths tell the part that grows with the position.
+def probe_of(model: PreTrainedModel, compute: torch.dtype) -> Probe:
+    """Bytes a position of a model without weights.
+
+    Without a device, attention is computed in a way that keeps its square as well, which no real
+    kernel does: two lengths tell the part that grows with the position.
     """
-    model = tuned.model
+    layers = len(decoder_layers(model))
     with contextlib.suppress(ValueError):
         model.set_attn_implementation(PACKED)
     model.train()
-    short, long = (count_saved(_Body(tuned), _blank(length)) / length for length in (32, 64))
+    short, long = (count_saved(_Body(model), _blank(length)) / length for length in (32, 64))
     kept = 2 * short - long
     width = body(model).get_input_embeddings().weight.shape[1]  # type: ignore[operator]
     return Probe(kept, layers * width * compute.itemsize + kept / layers)
@@ -184,9 +197,9 @@ def _blank(length: int) -> Batch:
 
 
 class _Body(torch.nn.Module):
-    def __init__(self, tuned: Tuned) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = tuned.model
+        self.model = model
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return run_body(self.model, batch)
@@ -224,6 +237,7 @@ def budget_of(
     max_length: int,
     compute: torch.dtype,
     device: torch.device,
+    beside: Beside = ALONE,
 ) -> Budget:
     """Estimate the memory of a run and decide about gradient checkpointing."""
     positions = _largest_micro_batch(config, order, lengths, max_length)
@@ -237,8 +251,11 @@ def budget_of(
     free = free_bytes(device) + held
 
     def estimate(again: bool) -> Estimate:
-        acts = shape.probe.activations(positions, again=again)
-        return Estimate(process=held, activations=acts, logits=logits, **fixed)
+        acts = shape.probe.activations(positions, again=again) + int(positions * beside.kept)
+        # what is gone before the first step counts as far as it is more than a step takes
+        early = max(0, beside.early - fixed["gradients"] - fixed["optimizer"] - acts)
+        others = beside.held + early
+        return Estimate(process=held, activations=acts, logits=logits, other_models=others, **fixed)
 
     choice = config.train.gradient_checkpointing
     again = choice is True or (choice == "auto" and estimate(False).total > 0.8 * free)
@@ -281,6 +298,8 @@ def _savings(
         fixed = estimate.weights + estimate.gradients + estimate.optimizer
         found.append(("--tuner_type lora", fixed - shape.parameters * compute.itemsize))
         found.append(("NPROC_PER_NODE=2 and --parallel.shard parameters", fixed // 2))
+    if estimate.other_models and isinstance(getattr(config, "rlhf", None), DpoSection):
+        found.append(("--precompute_ref_log_probs true", estimate.other_models))
     if compute == torch.float32:
         lora = isinstance(config.tuner, LoraSection)
         less = (estimate.weights // 2 if lora else 0) + half

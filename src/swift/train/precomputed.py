@@ -17,7 +17,8 @@ from swift.data.sample import Samples
 from swift.hub.locate import cache_dir, find_adapter
 from swift.models.kernels import fast_linear
 from swift.train.learner import Learner
-from swift.train.reference import reference_base
+from swift.train.memory import Beside
+from swift.train.reference import reference_base, reference_bytes
 from swift.train.session import Session
 
 Array = np.ndarray[Any, Any]
@@ -44,6 +45,13 @@ def ask_before(
     module: Any = learner.spread.module
     module.reference.forget()
     return found
+
+
+def beside_of(session: Session, section: RlhfSection) -> Beside:
+    """What the reference takes: while it learns, or before the start alone."""
+    taken = reference_bytes(session, section)
+    before = isinstance(section, DpoSection) and section.precompute_ref_log_probs
+    return Beside(early=taken) if before else Beside(held=taken)
 
 
 def _stem(session: Session, section: DpoSection) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from peft import PeftModel
@@ -20,9 +21,10 @@ from swift.hub.locate import find_adapter
 from swift.models.anatomy import vocabulary
 from swift.models.attention import Layout, check_branches
 from swift.models.heads import Head, find_head
-from swift.train.frozen import frozen_base, frozen_model
+from swift.train.frozen import frozen_base, frozen_bytes, frozen_model
 from swift.train.objective import read_logps
 from swift.train.session import Session
+from swift.tune.lora import adapter_bytes
 from swift.tune.tuned import Tuned
 
 Ask = Callable[[Batch], torch.Tensor]
@@ -74,7 +76,7 @@ def reference_of(
     Raises:
         ConfigError: it does not fit the model.
     """
-    if not isinstance(section, ReferredSection) or getattr(section, "reference_free", False):
+    if not _refers(section):
         return NO_REFERENCE
     if section.ref_model is None and tuned.peft is not None:
         return Reference(_beside_adapter(session, section, tuned.peft, tuned.model, read))
@@ -86,6 +88,20 @@ def reference_of(
         )
     check_branches(model, tuned.model, layout, "--ref_model")
     return Reference(_asked(model, find_head(model), read))
+
+
+def _refers(section: LearnedSection) -> TypeGuard[ReferredSection]:
+    """Whether there is a reference."""
+    return isinstance(section, ReferredSection) and not getattr(section, "reference_free", False)
+
+
+def reference_bytes(session: Session, section: LearnedSection) -> int:
+    """Bytes that the reference takes beside the model that learns."""
+    if not _refers(section):
+        return 0
+    if section.ref_model is None and session.config.tuner.kind != "full":
+        return sum(adapter_bytes(find_adapter(name)) for name in _beside(session, section)[:1])
+    return frozen_bytes(session, reference_base(session, section))
 
 
 def _asked(model: PreTrainedModel, head: Head, read: Read = plain_logps) -> Ask:
@@ -100,14 +116,19 @@ def _beside_adapter(
     session: Session, section: ReferredSection, peft: PeftModel, model: PreTrainedModel, read: Read
 ) -> Ask:
     """The model without the adapter that learns, or with that of the reference in its place."""
-    merged = session.config.model.merge
-    adapters = section.ref_adapters or ([] if merged else session.config.model.adapters)
+    adapters = _beside(session, section)
     if len(adapters) > 1:
         raise ConfigError("--ref_adapters: one adapter at a time; merge the others first")
     if adapters:
         peft.load_adapter(str(find_adapter(adapters[0])), _ADAPTER, is_trainable=False)
     other = _ADAPTER if adapters else None
     return without_adapter(peft, model, find_head(model), other, read)
+
+
+def _beside(session: Session, section: ReferredSection) -> list[str]:
+    """Adapters that the reference has and the model that learns has not."""
+    model = session.config.model
+    return section.ref_adapters or ([] if model.merge else model.adapters)
 
 
 def without_adapter(

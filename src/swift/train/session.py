@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from swift import registry
+from swift.chat.load import renderer_for
+from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data.prepare import Prepared
 from swift.data.source import check_inputs
@@ -15,8 +19,11 @@ from swift.data.stream import Order
 from swift.hub.locate import locate_model
 from swift.models.kernels import keep_freed_memory
 from swift.models.load import dtype_name, resolve_dtype
-from swift.observe.log import Log
-from swift.parallel.mesh import Mesh
+from swift.observe.log import Log, quiet_libraries
+from swift.observe.metrics import check_report
+from swift.parallel.mesh import Mesh, open_mesh
+from swift.parallel.world import World
+from swift.train.memory import ALONE, Beside
 from swift.train.plan import (
     Budget,
     Shape,
@@ -28,6 +35,7 @@ from swift.train.plan import (
     shape_of,
     steps_of,
 )
+from swift.train.stop import StopRequest
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,23 @@ class Session:
     log: Log
     base: Path  # local folder of the base model
     compute: torch.dtype  # number format of the computation
+    renderer: Renderer
+    stopping: Callable[[], bool]  # somebody asked this process to end
 
 
-def open_session(config: TrainingConfig, mesh: Mesh, log: Log) -> Session:
+@contextlib.contextmanager
+def training_session(config: TrainingConfig, world: World) -> Iterator[Session]:
+    """What a run that learns begins with: other processes joined, signals heard, files fetched."""
+    quiet_libraries()
+    check_report(config.report)
+    log = Log(world.is_main)
+    with open_mesh(world, config.parallel) as mesh, StopRequest() as stopping:
+        yield open_session(config, mesh, log, stopping)
+
+
+def open_session(
+    config: TrainingConfig, mesh: Mesh, log: Log, stopping: Callable[[], bool] = lambda: False
+) -> Session:
     """Fetch the model's files and settle the number format."""
     data = {"--dataset": config.data.train, "--val_dataset": config.data.val}
     check_inputs([config.model.path], config.model.adapters, data)
@@ -58,7 +80,8 @@ def open_session(config: TrainingConfig, mesh: Mesh, log: Log) -> Session:
     torch.use_deterministic_algorithms(config.train.deterministic)
     if mesh.device.type == "cpu":
         keep_freed_memory()
-    return Session(config, mesh, log, base, compute)
+    renderer = renderer_for(base, config.model)
+    return Session(config, mesh, log, base, compute, renderer, stopping)
 
 
 @dataclass(frozen=True)
@@ -79,8 +102,14 @@ class Plan:
         return self.learning_rate * float(share)
 
 
-def make_plan(session: Session, data: Prepared) -> Plan:
-    """Cut the data into steps and estimate the memory, from the model's shape alone."""
+def make_plan(session: Session, data: Prepared, beside: Beside = ALONE) -> Plan:
+    """Cut the data into steps and estimate the memory, from the shapes of the models alone.
+
+    Args:
+        session: of the run.
+        data: what is learned from.
+        beside: models beside the one that learns.
+    """
     config, processes = session.config, session.mesh.world.size
     max_length = max_length_of(config, session.base)
     order = order_of(config, data.train, max_length, processes)
@@ -94,5 +123,5 @@ def make_plan(session: Session, data: Prepared) -> Plan:
         learning_rate_of(config),
         max_length,
         shape,
-        budget_of(config, shape, order, lengths, max_length, compute, device),
+        budget_of(config, shape, order, lengths, max_length, compute, device, beside),
     )

@@ -12,7 +12,6 @@ from typing import Any
 
 from swift.chat.load import template_of
 from swift.chat.manifest import text_of
-from swift.chat.render import Renderer
 from swift.config.runs import TrainingConfig
 from swift.data import flow
 from swift.data.batch import Batch
@@ -27,19 +26,17 @@ from swift.observe.metrics import Recorder
 from swift.observe.plot import plot_loss
 from swift.observe.progress import Progress
 from swift.train.checkpoint import Keeper
-from swift.train.folder import dump_config
+from swift.train.folder import dump_config, open_run
 from swift.train.learner import Learner
 from swift.train.loop import Job
 from swift.train.memory import GIB
-from swift.train.plan import (
-    capacity_of,
-    max_length_of,
-)
+from swift.train.outcome import Outcome, outcome
+from swift.train.plan import capacity_of, max_length_of
 from swift.train.session import Plan, Session
 from swift.train.state import TrainState
 
 
-def prepare_data(session: Session, renderer: Renderer, kind: str) -> Prepared:
+def prepare_data(session: Session, kind: str) -> Prepared:
     """Turn rows into samples; the first process of a machine does the work for all."""
     config, log = session.config, session.log
     main = session.mesh.world.local_rank == 0
@@ -53,7 +50,7 @@ def prepare_data(session: Session, renderer: Renderer, kind: str) -> Prepared:
 
     workshop = Workshop(
         section=config.data if main else config.data.model_copy(update={"cache": True}),
-        spec=renderer.spec,
+        spec=session.renderer.spec,
         kind=kind,
         max_length=max_length_of(config, session.base),
         cache=cache_dir() / "tokens",
@@ -88,6 +85,12 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
         session.log(f"by modality: {order.mix}")
     if learning := shape.learning_parts():
         session.log(f"learning: {learning}")
+    announce_memory(session, plan)
+    session.log(f"run: {folder}")
+
+
+def announce_memory(session: Session, plan: Plan) -> None:
+    """Say what the run takes, and what would help where that is too much."""
     budget = plan.budget
     again = ", activations computed again" if budget.again else ""
     session.log(
@@ -96,7 +99,6 @@ def announce(session: Session, plan: Plan, data: Prepared, folder: Path) -> None
     )
     if not budget.fits:
         session.log.warn(f"this may not fit. What would help:\n{budget.advice()}")
-    session.log(f"run: {folder}")
 
 
 def make_keeper(
@@ -154,14 +156,6 @@ def start(
     return keeper.restore(checkpoint)
 
 
-def close_flow(session: Session, folder: Path, data: Prepared) -> None:
-    """Say what became of the rows that passed by; of others it is known before the start."""
-    if data.flow and session.mesh.world.is_main:
-        write_ledger(folder, data.flow.ledger)
-        for line in data.flow.ledger.losses():
-            session.log(line)
-
-
 def write_ledger(folder: Path, ledger: Ledger) -> None:
     """Put what became of every row beside a run."""
     text = json.dumps(ledger.as_dict(), indent=2, ensure_ascii=False)
@@ -195,7 +189,6 @@ def make_job(
     keeper: Keeper,
     plan: Plan,
     data: Prepared,
-    stopping: Any,
     outlets: tuple[Recorder | None, Progress],
 ) -> Job:
     """Everything that the loop needs."""
@@ -237,18 +230,50 @@ def make_job(
         compute=session.compute,
         evaluation=evaluation if len(data.val) else None,
         save=keeper.save,
-        stopping=stopping,
+        stopping=session.stopping,
         recorder=outlets[0],
         progress=outlets[1],
     )
 
 
 @contextlib.contextmanager
-def explaining_memory(plan: Plan) -> Iterator[None]:
-    """Turn 'out of memory' into the knobs that would help, and what each would save."""
+def run_folder(session: Session, plan: Plan) -> Iterator[tuple[Path, Path | None]]:
+    """The folder of a run, and the checkpoint that it goes on from. Where memory runs out within,
+    that is said with the knobs that would help, and what each would save.
+    """
+    mesh = session.mesh
     try:
-        yield
+        yield mesh.share(open_run(session.config) if mesh.world.is_main else None)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise ResourceError(f"out of memory. What would help:\n{plan.budget.advice()}") from None
+
+
+@contextlib.contextmanager
+def training(
+    session: Session,
+    plan: Plan,
+    data: Prepared,
+    learner: Learner,
+    keeper: Keeper,
+    checkpoint: Path | None,
+) -> Iterator[tuple[Job, TrainState]]:
+    """All that the loop needs, and where it begins; its records end with it. Then it is said what
+    became of rows that passed by; of others it is known before the start.
+    """
+    state = start(session, keeper.folder, checkpoint, keeper, data)
+    with recording(session, keeper.folder, state, plan) as outlets:
+        yield make_job(session, learner, keeper, plan, data, outlets), state
+    if data.flow and session.mesh.world.is_main:
+        write_ledger(keeper.folder, data.flow.ledger)
+        for line in data.flow.ledger.losses():
+            session.log(line)
+
+
+def finish(session: Session, folder: Path, state: TrainState, reason: str) -> Outcome:
+    """Say where the result is."""
+    result = outcome(folder, state, reason)
+    if session.mesh.world.is_main:
+        result.announce(session.log)
+    return result

@@ -228,6 +228,15 @@ def _leave(dtype: torch.dtype, module: torch.nn.Module, args: Any, out: torch.Te
     return out.to(dtype)
 
 
+def adapter_bytes(folder: Path) -> int:
+    """Bytes of an adapter in memory, in float32 as PEFT holds it; 0 of one that cannot be read,
+    which is said when it is loaded.
+    """
+    with suppress(OSError, ValueError, RuntimeError, SafetensorError):
+        return sum(4 * weight.numel() for weight in load_peft_weights(str(folder), "cpu").values())
+    return 0
+
+
 @dataclass(frozen=True)
 class Scores:
     """What the model of an adapter gives."""

@@ -14,7 +14,7 @@ from swift.chat.message import Conversation, Message
 from swift.chat.render import Renderer
 from swift.errors import ConfigError
 from swift.hub.locate import locate_model
-from swift.infer.scoring import is_adapter, load_scoring, on
+from swift.infer.scoring import is_adapter, load_scoring, on, scoring_bytes
 from swift.models.anatomy import scores_tokens
 from swift.rl.rewards.steps import StepModel
 
@@ -31,12 +31,27 @@ def judging(name: str, device: torch.device, hub: str, say: Callable[[str], None
     Raises:
         ConfigError: it judges neither.
     """
-    folder = Path(name).expanduser()
-    if not is_adapter(folder):
-        folder = locate_model(name, hub=hub, dtype="float32", say=say)
+    folder = _folder(name, hub, say)
     model = load_scoring(folder)
     kind = StepModel if scores_tokens(model) else RewardModel
     return kind(model, load_renderer(folder), device)
+
+
+def judges(
+    names: Sequence[str], device: torch.device, hub: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Such models by what metrics call them."""
+    return {f"model {Path(name).name}": judging(name, device, hub, say) for name in names}
+
+
+def judge_bytes(name: str, hub: str, say: Callable[[str], None]) -> int:
+    """Bytes of the weights of such a model."""
+    return scoring_bytes(_folder(name, hub, say))
+
+
+def _folder(name: str, hub: str, say: Callable[[str], None]) -> Path:
+    folder = Path(name).expanduser()
+    return folder if is_adapter(folder) else locate_model(name, hub=hub, dtype="float32", say=say)
 
 
 class RewardModel:
