@@ -3,7 +3,8 @@
 OMP_NUM_THREADS=1 python bench/deploy.py                                # swift deploy, transformers serve
 OMP_NUM_THREADS=1 python bench/deploy.py --vllm path/to/python          # and vLLM: alone, and behind swift deploy
 PYTHONPATH=src OMP_NUM_THREADS=1 python bench/deploy.py --vllm path/to/python --here         # and within it
-Every client asks one question a round (a chat prompt of about 105 tokens, greedy, at most 64 new ones), streamed.
+Every client asks one question a round (a chat prompt of about 105 tokens, greedy, at most 64 new ones), streamed;
+a server that waited for its turn is warmed by two short questions before.
 Figures are medians over the rounds. vLLM alone is the very process that swift deploy started, asked without swift.
 """
 
@@ -244,13 +245,12 @@ def main() -> None:
     rounds: dict[tuple[str, int], list[Round]] = defaultdict(list)
     with running(given, folder) as contenders:
         print(f"started in {time.perf_counter() - begun:.0f} s", flush=True)
-        for one in contenders:
-            asyncio.run(measure(one, 2, number := number + 100, replace(load, new=4)))  # warm
         for _ in range(given.rounds):
             for clients in given.clients:
                 for one in contenders:
                     if one.name == THEIRS and clients > given.theirs:
                         continue
+                    asyncio.run(measure(one, 2, number := number + 100, replace(load, new=4)))
                     number += 100
                     found = asyncio.run(measure(one, clients, number, load))
                     rounds[one.name, clients].append(found)
