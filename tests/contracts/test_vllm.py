@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from contracts.engines import PROMISES, Subject
+from contracts.engines import PROMISES, Subject, sayable, these_never_come
 from infer.test_stream import collect
 from swift.chat.load import load_tokenizer
 from swift.config.engine import VllmSection
@@ -61,6 +61,13 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
 @pytest.mark.parametrize("promise", KEPT, ids=lambda promise: promise.__name__)
 def test_vllm_keeps(promise: Callable[[Subject], None], subject: Subject) -> None:
     promise(subject)
+
+
+def test_vllm_never_says_bad_words(subject: Subject) -> None:
+    prompt, words = sayable(subject)
+    these_never_come(subject, prompt, words)
+    with pytest.raises(ConfigError, match="none forbids just the tokens"):
+        subject.answer(prompt, max_tokens=8, bad_words=words[1:2])
 
 
 def test_vllm_streams_what_the_transformers_engine_generates(subject: Subject) -> None:

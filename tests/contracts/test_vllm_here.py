@@ -20,7 +20,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from contracts.engines import PROMISES, PROMPTS, Subject
+from contracts.engines import PROMISES, PROMPTS, Subject, sayable, these_never_come
 from contracts.processors import save_tiny
 from infer.test_stream import collect
 from swift.chat.load import load_renderer, load_tokenizer
@@ -35,6 +35,7 @@ from tiny import make_model, make_tokenizer, save_checkpoint
 
 pytest.importorskip("vllm", reason="vLLM is not installed beside swift")
 pytestmark = pytest.mark.slow
+KEPT = [promise for promise in PROMISES if promise.__name__ != "bad_words_never_come"]
 SIZES = {"seed": 5, "hidden_size": 128, "num_attention_heads": 4}  # vLLM has no heads of 12
 
 
@@ -55,9 +56,16 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
         yield found
 
 
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("promise", KEPT, ids=lambda promise: promise.__name__)
 def test_vllm_keeps(promise: Callable[[Subject], None], subject: Subject) -> None:
     promise(subject)
+
+
+def test_bad_words_never_come(subject: Subject) -> None:
+    prompt, words = sayable(subject)
+    these_never_come(subject, prompt, words)
+    with pytest.raises(ConfigError, match="none forbids just the tokens"):
+        subject.answer(prompt, max_tokens=8, bad_words=words[1:2])
 
 
 def test_many_stream_at_once_what_is_generated(subject: Subject) -> None:
