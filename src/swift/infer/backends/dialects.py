@@ -31,12 +31,13 @@ class Dialect:
     load: Callable[[str, str], tuple[str, Body]] | None  # adapter's name and path -> route, JSON
     unload: Callable[[str], tuple[str, Body]] | None
     cannot: Callable[[Request], str | None] = lambda _: None  # what no ability says, as words
+    prompt_top: Callable[[Any, int], list[dict[int, float]]] | None = None  # so many of each row
 
 
 _VLLM = frozenset(
     {
         Ability.IDS, Ability.STREAM, Ability.LOGPROBS, Ability.PROMPT_LOGPROBS, Ability.GUIDE,
-        Ability.PENALTIES, Ability.MIN_P, Ability.LOGIT_BIAS, Ability.ADAPTERS,
+        Ability.PENALTIES, Ability.MIN_P, Ability.LOGIT_BIAS, Ability.ADAPTERS, Ability.PROMPT_TOP,
     }
 )  # fmt: skip
 """Media and bad words need the checkpoint's processor and tokenizer: see vllm.py."""
@@ -66,14 +67,13 @@ def _vllm_ask(request: Request, model: str, stream: bool) -> Body:
         "seed": s.seed,
         "logprobs": s.logprobs and s.logprobs + 1,  # it counts the chosen one among them
         "logit_bias": {str(token): bias for token, bias in s.logit_bias.items()} or None,
-        "prompt_logprobs": 0 if s.prompt_logprobs else None,
+        "prompt_logprobs": s.prompt_top if s.prompt_logprobs else None,
         "structured_outputs": s.guide and {s.guide.kind: s.guide.value},
     }
     sampling |= {name: value for name, value in optional.items() if value is not None}
-    name = request.adapter or model
-    return {
-        "model": name, "token_ids": request.tokens, "stream": stream, "sampling_params": sampling
-    }  # fmt: skip
+    body: Body = {"model": request.adapter or model, "token_ids": request.tokens, "stream": stream}
+    told = {"return_token_ids": True} if request.media or s.prompt_logprobs else {}
+    return {**body, "sampling_params": sampling, **told}
 
 
 def _vllm_hear(answer: Any, request: Request, seen: int) -> Piece:
@@ -108,11 +108,22 @@ def _likely(row: Any, count: int) -> dict[int, float]:
 
 
 def _vllm_prompt(answer: Any) -> list[float]:
-    """Of a request for no other tokens but the prompt's own, so that a row has but one."""
+    tokens = member(answer, "prompt_token_ids")
+    rows = zip(_prompt_rows(answer), tokens[1:], strict=True)
+    return [_logprob(member(row, str(token))) for row, token in rows]
+
+
+def _vllm_prompt_top(answer: Any, count: int) -> list[dict[int, float]]:
+    found = [{int(t): _logprob(entry) for t, entry in row.items()} for row in _prompt_rows(answer)]
+    return [dict(sorted(row.items(), key=lambda pair: -pair[1])[:count]) for row in found]
+
+
+def _prompt_rows(answer: Any) -> list[Any]:
+    """For every token of a prompt but the first: tokens there, its own among them."""
     rows = member(answer, "prompt_logprobs")
     if rows is None:
         raise ServerError("vLLM tells no log-probabilities of the prompt")
-    return [_logprob(entry) for row in rows[1:] for entry in row.values()]
+    return list(rows[1:])
 
 
 def finish(reason: Any) -> Finish | None:
@@ -147,4 +158,5 @@ VLLM = Dialect(
     _vllm_prompt,
     lambda name, path: ("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}),
     lambda name: ("/v1/unload_lora_adapter", {"lora_name": name}),
+    prompt_top=_vllm_prompt_top,
 )

@@ -94,7 +94,7 @@ class VllmServer(StartedEngine):
 
             tokens, images = marked(request.tokens, request.media, self._marks(), encode)
             parts = [{"type": "image_url", "url": data_url(image)} for image in images]
-            body |= {"token_ids": tokens, "content_parts": parts, "return_token_ids": True}
+            body |= {"token_ids": tokens, "content_parts": parts}
         if words := request.sampling.bad_words:
             biased = Ability.LOGIT_BIAS in self.abilities
             texts, biases = forbidden(words, self._tokenizer, biased=biased)
@@ -182,7 +182,7 @@ def lacks(settings: VllmSection) -> frozenset[Ability]:
     """What vLLM 0.32 cannot do as it is set up, beside what it never can."""
     # with adapters it does not refuse prompt_logprobs: its engine dies of them
     lora = settings.max_lora_rank is not None
-    found = {Ability.PROMPT_LOGPROBS if lora else Ability.ADAPTERS}
+    found = {Ability.PROMPT_LOGPROBS, Ability.PROMPT_TOP} if lora else {Ability.ADAPTERS}
     if not settings.enable_sleep_mode:
         found.add(Ability.SLEEP)
     if settings.speculative_config:

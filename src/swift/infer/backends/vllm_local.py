@@ -30,7 +30,7 @@ from swift.errors import ConfigError, ServerError
 from swift.infer.backends.pictures import laid_in, marked
 from swift.infer.backends.served import is_plain, join
 from swift.infer.backends.vllm import arguments, binding, lacks
-from swift.infer.backends.vllm_requests import named, of_tokens, params_of, piece_of
+from swift.infer.backends.vllm_requests import likely, named, of_tokens, params_of, piece_of
 from swift.infer.backends.weights import laid_out
 from swift.infer.choose import room
 from swift.infer.engine import Ability, Completion, Piece, Request, Sampling, check
@@ -170,13 +170,17 @@ class VllmLocal:
             [output] = [output async for output in outputs]
         piece = piece_of(output, s)
         assert piece.finish_reason is not None
-        read, drawn = None, None
+        read, others, drawn = None, None, None
         if s.prompt_logprobs:
             read = of_tokens(output.prompt_logprobs[1:], output.prompt_token_ids[1:])
+        if s.prompt_top:
+            others = [likely(row, s.prompt_top) for row in output.prompt_logprobs[1:]]
         if s.logprobs is not None and s.temperature > 0 and (self._drawn or is_plain(s)):
             drawn = piece.logprobs
         own = await self._again(request, piece) if self._twice(s) else piece.logprobs
-        return Completion(piece.tokens, piece.finish_reason, own, piece.top_logprobs, read, drawn)
+        return Completion(
+            piece.tokens, piece.finish_reason, own, piece.top_logprobs, read, drawn, others
+        )
 
     async def _again(self, request: Request, piece: Piece) -> list[float]:
         """What the model itself believes of an answer that was drawn from something else."""

@@ -51,7 +51,7 @@ def params_of(
         ignore_eos=s.guide is None or bool(s.stop_ids),  # only what the request says ends it
         seed=s.seed,
         logprobs=s.logprobs,
-        prompt_logprobs=0 if s.prompt_logprobs else None,
+        prompt_logprobs=s.prompt_top if s.prompt_logprobs else None,
         bad_words=words,
         logit_bias={**s.logit_bias, **biases} or None,
         structured_outputs=guide,
@@ -65,12 +65,13 @@ def piece_of(output: Any, sampling: Sampling) -> Piece:
     """The tokens of a ``RequestOutput``."""
     one, wanted = output.outputs[0], sampling.logprobs
     tokens, rows = list(one.token_ids), one.logprobs or []
-    top = [_likely(row, wanted) for row in rows] if wanted else None
+    top = [likely(row, wanted) for row in rows] if wanted else None
     logprobs = None if wanted is None else of_tokens(rows, tokens)
     return Piece(tokens, logprobs, top, finish(one.finish_reason))
 
 
-def _likely(row: Any, wanted: int) -> dict[int, float]:
+def likely(row: Any, wanted: int) -> dict[int, float]:
+    """The most likely tokens of a row of ``Logprob``."""
     pairs = sorted(((t, p.logprob) for t, p in row.items()), key=lambda pair: -pair[1])
     return dict(pairs[:wanted])
 
