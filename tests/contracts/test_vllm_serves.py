@@ -198,4 +198,4 @@ def test_an_image_is_seen_behind_vllm(tmp_path: Path) -> None:
             stop_ids = tuple(sorted(renderer.stop_ids))
             request = replace(request, sampling=Sampling(8, stop_ids=stop_ids))
             expected = renderer.parse(engine.generate([request])[0].tokens).content
-            assert found == str(expected).removesuffix("\ufffd")
+            assert found == str(expected).rstrip("\ufffd")  # half characters are not sent
