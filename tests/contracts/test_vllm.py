@@ -180,10 +180,10 @@ def test_a_tiny_model_answers_as_recorded_and_leaving_a_stream_ends_it(tmp_path:
             raise AssertionError("no piece came")
 
         before = metric(subject.engine, "generation_tokens_total")
-        assert len(asyncio.run(first()).tokens) == 1
+        count = len(asyncio.run(first()).tokens)
         subject.answer(PROMPTS[1], max_tokens=2)  # vLLM counts when it has answered something
         assert metric(subject.engine, "num_requests_running") == 0
-        assert 3 <= metric(subject.engine, "generation_tokens_total") - before < 200
+        assert count + 2 <= metric(subject.engine, "generation_tokens_total") - before < 200
 
 
 def test_a_vllm_server_sees_images_as_the_model_itself_sees_them(tmp_path: Path) -> None:
