@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -162,17 +163,39 @@ def penalties_follow_their_formulas(s: Subject) -> None:
 
 def bad_words_never_come(s: Subject) -> None:
     free = s.greedy(PROMPTS[0], 8)
-    single, pair = (free[0],), (free[1], free[2])
+    these_never_come(s, PROMPTS[0], ((free[0],), (free[1], free[2])))
+
+
+def these_never_come(s: Subject, prompt: list[int], words: tuple[tuple[int, ...], ...]) -> None:
+    """Of token sequences, some of which would come."""
 
     def without(logits: torch.Tensor, new: list[int]) -> torch.Tensor:
         out = logits.clone()
-        out[single[0]] = -torch.inf
-        if new and new[-1] == pair[0]:
-            out[pair[1]] = -torch.inf
+        for *begin, last in words:
+            if not begin or new[-len(begin) :] == begin:
+                out[last] = -torch.inf
         return out
 
-    expected = s.greedy(PROMPTS[0], 8, without)
-    assert s.answer(PROMPTS[0], max_tokens=8, bad_words=(single, pair)) == expected != free
+    expected = s.greedy(prompt, 8, without)
+    assert s.answer(prompt, max_tokens=8, bad_words=words) == expected != s.greedy(prompt, 8)
+
+
+def sayable(s: Subject) -> tuple[list[int], tuple[tuple[int, ...], ...]]:
+    """A prompt, and words that an engine can forbid which is told of texts: a token and all that
+    a text of two tokens that would come is, with a space before it and without.
+    """
+
+    def tokens(text: str) -> tuple[int, ...]:
+        return tuple(s.tokenizer.encode(text, add_special_tokens=False))
+
+    for prompt in PROMPTS:
+        free = s.greedy(prompt, 8)
+        for pair in pairwise(free[1:]):
+            text = s.tokenizer.decode(list(pair)).lstrip()
+            forms = {tokens(text), tokens(" " + text)}
+            if pair in forms and free[0] not in pair and all(len(form) == 2 for form in forms):
+                return prompt, ((free[0],), *sorted(forms))
+    raise AssertionError("no answer has such a pair")
 
 
 def a_bias_is_added(s: Subject) -> None:

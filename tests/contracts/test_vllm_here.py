@@ -14,28 +14,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from PIL import Image
 
-from contracts.engines import PROMISES, PROMPTS, Subject
-from contracts.processors import save_tiny
+from contracts.engines import PROMISES, PROMPTS, Subject, sayable, these_never_come
+from contracts.vllm_setups import ASKED, SETUPS, SIZES, seeing
 from infer.test_stream import collect
-from swift.chat.load import load_renderer, load_tokenizer
-from swift.chat.message import Media, Message
+from swift.chat.load import load_tokenizer
+from swift.chat.message import Media
 from swift.config.engine import VllmSection
 from swift.errors import ConfigError, DataError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Ability, Piece, Request, Sampling
 from swift.infer.start import here
-from swift.models.load import auto_class, load_model
+from swift.models.load import load_model
 from tiny import make_model, make_tokenizer, save_checkpoint
 
 pytest.importorskip("vllm", reason="vLLM is not installed beside swift")
 pytestmark = pytest.mark.slow
-SIZES = {"seed": 5, "hidden_size": 128, "num_attention_heads": 4}  # vLLM has no heads of 12
+KEPT = [promise for promise in PROMISES if promise.__name__ != "bad_words_never_come"]
 
 
 @contextmanager
@@ -55,9 +53,16 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
         yield found
 
 
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("promise", KEPT, ids=lambda promise: promise.__name__)
 def test_vllm_keeps(promise: Callable[[Subject], None], subject: Subject) -> None:
     promise(subject)
+
+
+def test_bad_words_never_come(subject: Subject) -> None:
+    prompt, words = sayable(subject)
+    these_never_come(subject, prompt, words)
+    with pytest.raises(ConfigError, match="none forbids just the tokens"):
+        subject.answer(prompt, max_tokens=8, bad_words=words[1:2])
 
 
 def test_many_stream_at_once_what_is_generated(subject: Subject) -> None:
@@ -218,24 +223,8 @@ def test_adapters_come_and_go(tmp_path: Path) -> None:
 
 
 def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    config = save_tiny("idefics3", model).config  # vLLM's LLaVA and others need torchvision
-    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
-    config.text_config.update({**sizes, "max_position_embeddings": 512})
-    torch.manual_seed(0)
-    auto_class(config).from_config(config, dtype=torch.float32).save_pretrained(model)
-    renderer = load_renderer(model)
-    random = np.random.default_rng(0)
-    pixels = [random.integers(0, 255, (40, 40, 3), dtype=np.uint8) for _ in range(2)]
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(tmp_path / f"{number}.png")
-    first, second = (Media("image", str(tmp_path / f"{number}.png")) for number in range(2))
-    requests = []
-    for media in ((), (first,), (second, first)):
-        tokens = renderer.prompt(
-            [Message("user", (*media, "What is it?") if media else "What is it?")]
-        )
-        requests.append(Request(tokens, Sampling(8, logprobs=0), media))
+    model, renderer, requests = seeing(tmp_path)
+    second, first = requests[2].media
     own = TransformersEngine(
         load_model(model, torch.float32), load_tokenizer(model), marks=lambda: renderer.marks
     )
@@ -254,6 +243,13 @@ def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:
             engine.generate([replace(requests[1], media=(Media("audio", "a.wav"),))])
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("setup", SETUPS.values(), ids=list(SETUPS))
+def test_every_setup_answers_alike(setup: dict[str, Any], tmp_path: Path) -> None:
+    with running(tmp_path, **setup) as subject:
+        for promise in ASKED:
+            promise(subject)
 
 
 def test_both_kinds_of_logprobs(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from contracts.vllm_setups import seeing
 from swift.chat.load import load_renderer, load_tokenizer
 from swift.chat.message import Message
 from swift.infer.backends.server import free_port
@@ -173,3 +176,26 @@ def test_logprobs_are_those_of_the_answer(client: httpx.Client) -> None:
 def test_what_vllm_lacks_is_the_clients_fault(client: httpx.Client) -> None:
     answer = client.post("/v1/embeddings", json={"model": "m", "input": "water"})
     assert answer.status_code == 400 and "embeddings" in answer.text
+
+
+def test_an_image_is_seen_behind_vllm(tmp_path: Path) -> None:
+    model, renderer, requests = seeing(tmp_path)
+    with deployed(
+        "--model", str(model), "--served_model_name", "m", "--torch_dtype", "float32",
+        "--infer_backend", "vllm", "--engine_python", PYTHON, "--vllm_enforce_eager", "true",
+    ) as client:  # fmt: skip
+        for request in requests[1:]:
+            images = [Path(medium.source).read_bytes() for medium in request.media]
+            urls = [f"data:image/png;base64,{b64encode(image).decode()}" for image in images]
+            parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+            content = [*parts, {"type": "text", "text": "What is it?"}]
+            asked = [{"role": "user", "content": content}]
+            found = message(client, messages=asked, max_tokens=8)["content"]
+            engine = TransformersEngine(
+                load_model(model, torch.float32), load_tokenizer(model),
+                marks=lambda: renderer.marks,
+            )  # fmt: skip
+            stop_ids = tuple(sorted(renderer.stop_ids))
+            request = replace(request, sampling=Sampling(8, stop_ids=stop_ids))
+            expected = renderer.parse(engine.generate([request])[0].tokens).content
+            assert found == str(expected).rstrip("\ufffd")  # half characters are not sent

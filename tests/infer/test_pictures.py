@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from contracts.processors import save_tiny
 from swift.chat.load import load_renderer
 from swift.chat.message import Media, Message
 from swift.errors import ConfigError, DataError
-from swift.infer.backends.pictures import marked
+from swift.infer.backends.pictures import data_url, marked
 
 
 def picture(folder: Path, number: int) -> Media:
@@ -45,3 +47,14 @@ def test_each_image_becomes_one_mark(model_type: str, tmp_path: Path) -> None:
         marked(tokens, (*media, first), renderer.marks, encode)
     with pytest.raises(ConfigError, match="images alone, no video"):
         marked(tokens, (Media("video", "a.mp4"),), renderer.marks, encode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_an_image_in_an_address_keeps_every_pixel(mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 7, len(mode)), np.uint8)
+    image = Image.fromarray(pixels.squeeze())
+    assert image.mode == mode
+    head, _, data = data_url(image).partition(",")
+    again = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert head == "data:image/png;base64" and again.mode == mode
+    assert np.array_equal(np.asarray(again), np.asarray(image))

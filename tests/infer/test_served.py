@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,23 +18,37 @@ import pytest
 from contracts.engines import PROMPTS
 from infer.stand_in import Reply, StandIn, serve
 from infer.test_stream import collect
-from swift.config.engine import VllmSection
-from swift.errors import ConfigError, DataError, ServerError
+from swift.chat.message import Media
+from swift.errors import ConfigError, DataError, ServerError, SwiftError
 from swift.infer.backends.client import Address
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.server import Server, free_port
-from swift.infer.backends.vllm import _GUIDES, VllmServer, command, lacks
-from swift.infer.engine import Ability, Completion, Guide, Request, Sampling
+from swift.infer.engine import Completion, Guide, Request, Sampling
+
+SAID = json.loads((Path(__file__).parent / "vllm_replies.json").read_text())
+"""What vLLM 0.32.0 really answered: see record_vllm.py."""
 
 
-def vllm_choice(tokens: list[int], reason: str | None, **more: Any) -> dict[str, Any]:
-    """As vLLM 0.32.0 answered, but for what is not read."""
-    top = [{f"token_id:{t}": -0.5, "token_id:60": -2.25, "token_id:61": -1.5} for t in tokens]
-    logprobs = {"token_logprobs": [-0.5] * len(tokens), "top_logprobs": top,
-                "tokens": [f"token_id:{t}" for t in tokens]}  # fmt: skip
-    return {"index": 0, "text": "...", "finish_reason": reason, "stop_reason": None,
-            "token_ids": tokens, "logprobs": logprobs, **more}  # fmt: skip
+def said(name: str) -> Reply:
+    one = SAID[name]
+    if isinstance(one["said"], list):
+        return Reply(one["status"], events=one["said"])
+    return Reply(one["status"], one["said"])
+
+
+def chosen(tokens: list[int], reason: str | None, *, logprobs: bool = True) -> dict[str, Any]:
+    """Of the form of a recorded choice, with other tokens."""
+    row = SAID["unlikely"]["said"]["choices"][0]["logprobs"]["content"][0]
+    rows = [{**row, "token_id": token, "logprob": -0.5} for token in tokens]
+    return {
+        **SAID["stopped"]["said"]["choices"][0], "token_ids": tokens, "finish_reason": reason,
+        "logprobs": {"content": rows} if logprobs else None,
+    }  # fmt: skip
+
+
+def answered(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**SAID["stopped"]["said"], "choices": list(choices), **more}
 
 
 def engine(server: StandIn, context: int | None = 32) -> ServedEngine:
@@ -45,31 +60,110 @@ def test_every_part_of_a_request_is_sent() -> None:
     sampling = Sampling(
         9, 0.5, 0.9, 7, 0.1, 1.2, 0.3, 0.4, (2,), ("end",), (), {5: 1.5}, 11, 2, False, guide
     )
-    reply = Reply(body={"choices": [vllm_choice([4, 2], "stop")]})
-    with serve(lambda *_: reply) as server:
+    with serve(lambda *_: said("unlikely")) as server:
         [found] = engine(server).generate([Request(PROMPTS[0], sampling)])
     assert server.bodies == [
         {
-            "model": "m", "prompt": PROMPTS[0], "stream": False, "max_tokens": 9,
-            "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.2,
-            "presence_penalty": 0.3, "frequency_penalty": 0.4, "stop": ["end"],
-            "stop_token_ids": [2], "ignore_eos": True, "add_special_tokens": False,
-            "skip_special_tokens": False, "return_token_ids": True,
-            "return_tokens_as_token_ids": True, "seed": 11, "logprobs": 2,
-            "logit_bias": {"5": 1.5}, "structured_outputs": {"json": {"type": "object"}},
+            "model": "m", "token_ids": PROMPTS[0], "stream": False,
+            "sampling_params": {
+                "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1,
+                "repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.4,
+                "stop": ["end"], "stop_token_ids": [2], "ignore_eos": True, "detokenize": True,
+                "skip_special_tokens": False, "seed": 11, "logprobs": 3, "logit_bias": {"5": 1.5},
+                "structured_outputs": {"json": {"type": "object"}},
+            },
         }
     ]  # fmt: skip
-    assert server.asked[0][0] == "/v1/completions"
-    top = [{4: -0.5, 61: -1.5}, {2: -0.5, 61: -1.5}]
-    assert found == Completion([4, 2], "stop", [-0.5, -0.5], top)
+    assert server.asked[0][0] == "/inference/v1/generate"
+    assert found.finish_reason == "length" and len(found.tokens) == 2
+    plain = VLLM.ask(Request([5], Sampling(3, logprobs=0)), "m", True)
+    assert plain["stream"] and not plain["sampling_params"]["detokenize"]
+    assert plain["sampling_params"]["logprobs"] == 0
+
+
+def test_an_answer_is_read_with_its_logprobs() -> None:
+    sampling = Sampling(3, logprobs=2, prompt_logprobs=True, prompt_top=2)
+    with serve(lambda *_: said("whole")) as server:
+        [found] = engine(server).generate([Request(PROMPTS[0], sampling)])
+    [one] = SAID["whole"]["said"]["choices"]
+    rows = one["logprobs"]["content"]
+    assert found.tokens == one["token_ids"] and found.finish_reason == "length"
+    assert found.logprobs == [row["logprob"] for row in rows]
+    best = [{e["token_id"]: e["logprob"] for e in row["top_logprobs"][:2]} for row in rows]
+    assert found.top_logprobs == best
+    read = SAID["whole"]["said"]["prompt_logprobs"]
+    assert found.prompt_logprobs == [
+        row[str(token)]["logprob"] for row, token in zip(read[1:], PROMPTS[0][1:], strict=True)
+    ]
+    tops = [{e["rank"]: int(token) for token, e in row.items()} for row in read[1:]]
+    assert found.prompt_top is not None
+    assert [list(row) for row in found.prompt_top] == [[top[1], top[2]] for top in tops]
+
+
+def test_the_most_likely_tokens_are_those_beside_an_unlikely_one() -> None:
+    """vLLM counts the chosen one among those that it tells, so one more is asked for."""
+    with serve(lambda *_: said("unlikely")) as server:
+        [found] = engine(server).generate(
+            [Request(PROMPTS[0], Sampling(2, 2.0, seed=1, logprobs=2))]
+        )
+    rows = SAID["unlikely"]["said"]["choices"][0]["logprobs"]["content"]
+    assert found.top_logprobs is not None and any(row["rank"] > 3 for row in rows)
+    for row, top in zip(rows, found.top_logprobs, strict=True):
+        by_rank = {e["rank"]: e["token_id"] for e in row["top_logprobs"]}
+        assert list(top) == [by_rank[1], by_rank[2]]
+
+
+def test_a_stop_token_ends_an_answer() -> None:
+    with serve(lambda *_: said("stopped")) as server:
+        [found] = engine(server).generate([Request(PROMPTS[0], Sampling(9, stop_ids=(267,)))])
+    assert found == Completion([333, 267], "stop")
+
+
+@pytest.mark.parametrize(("rank", "value"), [(7, -math.inf), (None, None)])
+def test_no_probability_is_minus_infinity_and_no_number_an_error(
+    rank: int | None, value: float | None
+) -> None:
+    """vLLM writes -9999 for both; a logit that is no number has no rank."""
+    choice = chosen([4], "length")
+    choice["logprobs"]["content"][0] |= {"logprob": -9999.0, "rank": rank}
+    with serve(lambda *_: Reply(body=answered(choice))) as server:
+        one, asked = engine(server), [Request(PROMPTS[0], Sampling(1, logprobs=0))]
+        if value is None:
+            with pytest.raises(ServerError, match="no log-probability of the token 4"):
+                one.generate(asked)
+        else:
+            assert one.generate(asked)[0].logprobs == [value]
+
+
+def test_what_vllm_refuses_is_said_in_its_words() -> None:
+    why = "Requested sample logprobs of 100, which is greater than max allowed"
+    with serve(lambda *_: said("refused")) as server, pytest.raises(ConfigError, match=why):
+        engine(server).generate([Request(PROMPTS[0], Sampling(3, logprobs=99))])
+    with serve(lambda *_: said("refused stream")) as server:
+        pieces = engine(server).stream(Request(PROMPTS[0], Sampling(3, logprobs=99)))
+        with pytest.raises(SwiftError, match=why):
+            asyncio.run(collect(pieces))
+
+
+def test_a_prompt_of_which_vllm_makes_other_tokens_is_refused() -> None:
+    asked = Request([5, 6, 6, 7], Sampling(3), (Media("image", "a.png"),))
+    for found, right in (([5, 6, 6, 7], True), ([5, 6, 6, 6, 7], False), ([5, 6, 8, 7], False)):
+        whole = answered(chosen([4], "length", logprobs=False), prompt_token_ids=found)
+        if right:
+            assert VLLM.hear(whole, asked, 0).tokens == [4]
+        else:
+            with pytest.raises(ConfigError, match=f"as {len(found)} tokens, .* as 4, and"):
+                VLLM.hear(whole, asked, 0)
+    later = answered(chosen([4], None, logprobs=False))  # only the first event has them
+    assert VLLM.hear(later, asked, 1).tokens == [4]
 
 
 def test_an_answer_is_bounded_by_the_context() -> None:
-    reply = Reply(body={"choices": [vllm_choice([4], "length")]})
+    reply = Reply(body=answered(chosen([4], "length")))
     with serve(lambda *_: reply) as server:
         one = engine(server, context=8)
         assert one.generate([Request(PROMPTS[0], Sampling(100))])[0].logprobs is None
-        assert server.bodies[0]["max_tokens"] == 3
+        assert server.bodies[0]["sampling_params"]["max_tokens"] == 3
         with pytest.raises(DataError, match="8 tokens, the model's context holds 8"):
             one.generate([Request(PROMPTS[2], Sampling(100))])
         with pytest.raises(ConfigError, match="the vllm engine has no bad_words"):
@@ -77,12 +171,11 @@ def test_an_answer_is_bounded_by_the_context() -> None:
         assert len(server.asked) == 1
 
 
-def test_prompt_logprobs_are_those_of_the_prompts_own_tokens() -> None:
-    rows = [None, {"6": {"logprob": -3.5}, "9": {"logprob": -0.1}}, {"7": {"logprob": -2.0}}]
-    choice = vllm_choice([4], "length", prompt_logprobs=rows, prompt_token_ids=[5, 6, 7])
-    with serve(lambda *_: Reply(body={"choices": [choice]})) as server:
-        [found] = engine(server).generate([Request([5, 6, 7], Sampling(1, prompt_logprobs=True))])
-    assert found.prompt_logprobs == [-3.5, -2.0]
+def test_missing_logprobs_of_a_prompt_are_noticed() -> None:
+    whole = answered(chosen([4], "length"), prompt_logprobs=None, prompt_token_ids=[5, 6, 7])
+    reply = Reply(body=whole)
+    with serve(lambda *_: reply) as server, pytest.raises(ServerError, match="of the prompt"):
+        engine(server).generate([Request([5, 6, 7], Sampling(1, prompt_logprobs=True))])
 
 
 def test_logprobs_of_a_prompt_do_not_come_in_pieces() -> None:
@@ -96,25 +189,26 @@ def test_logprobs_of_a_prompt_do_not_come_in_pieces() -> None:
 
 
 def test_a_stream_is_the_answer_in_pieces() -> None:
-    events = [
-        {"choices": [vllm_choice([4], None)]},
-        {"choices": [vllm_choice([], None)]},
-        {"choices": [vllm_choice([8, 9], "length")]},
-        {"choices": [], "usage": {}},
-        "[DONE]",
-    ]
-    asked = Request(PROMPTS[0], Sampling(3, logprobs=0))
-    with serve(lambda *_: Reply(events=events)) as server:
+    events = SAID["stream"]["said"]
+    usage = {**events[0], "choices": [], "usage": {}}
+    asked = Request(PROMPTS[0], Sampling(3, logprobs=1))
+    with serve(lambda *_: Reply(events=[*events[:-1], usage, events[-1]])) as server:
         streamed = asyncio.run(collect(engine(server).stream(asked)))
         heard: list[int] = []
         [whole] = engine(server).generate([asked], on_token=heard.append)
-    assert streamed == whole == Completion([4, 8, 9], "length", [-0.5] * 3)
-    assert heard == [4, 8, 9]
+    assert events[-1] == "[DONE]" and len(events) == 4
+    rows = SAID["whole"]["said"]["choices"][0]["logprobs"]["content"]
+    first = [{row["token_id"]: row["logprob"]} for row in rows]
+    assert whole.logprobs is not None and whole.top_logprobs is not None
+    assert streamed == whole and whole.tokens == SAID["whole"]["said"]["choices"][0]["token_ids"]
+    assert whole.logprobs == pytest.approx([row["logprob"] for row in rows], abs=1e-5)
+    assert [list(one) for one in whole.top_logprobs] == [list(one) for one in first]
+    assert heard == whole.tokens
     assert [body["stream"] for body in server.bodies] == [True, True]
 
 
 @pytest.mark.parametrize(
-    ("sampling", "said"),
+    ("sampling", "told"),
     [
         ({"temperature": 1.0}, True),
         ({"temperature": 1.0, "logprobs": None}, False),
@@ -131,15 +225,15 @@ def test_a_stream_is_the_answer_in_pieces() -> None:
     ],
 )
 def test_drawn_logprobs_are_told_where_nothing_changes_them(
-    sampling: dict[str, Any], said: bool
+    sampling: dict[str, Any], told: bool
 ) -> None:
     asked = Request(PROMPTS[0], Sampling(**{"max_tokens": 1, "logprobs": 0, **sampling}))
-    choice = vllm_choice([4], "length")
-    with serve(lambda *_: Reply(body={"choices": [choice]})) as server:
+    choice = chosen([4], "length", logprobs=asked.sampling.logprobs is not None)
+    with serve(lambda *_: Reply(body=answered(choice))) as server:
         [whole] = engine(server).generate([asked])
-    with serve(lambda *_: Reply(events=[{"choices": [choice]}, "[DONE]"])) as server:
+    with serve(lambda *_: Reply(events=[answered(choice), "[DONE]"])) as server:
         [pieces] = engine(server).generate([asked], on_token=lambda _: None)
-    assert whole.drawn_logprobs == pieces.drawn_logprobs == ([-0.5] if said else None)
+    assert whole.drawn_logprobs == pieces.drawn_logprobs == ([-0.5] if told else None)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +242,8 @@ def test_drawn_logprobs_are_told_where_nothing_changes_them(
         ({"choices": []}, "has no 0"),
         ({"object": "error"}, "has no 'choices'"),
         ({"choices": [{"text": "a", "finish_reason": "stop"}]}, "has no 'token_ids'"),
-        ({"choices": [vllm_choice([4], None)]}, "without its end"),
-        ({"choices": [{**vllm_choice([4], "stop"), "logprobs": None}]}, "without its end"),
+        (answered(chosen([4], None)), "without its end"),
+        (answered(chosen([4], "stop", logprobs=False)), "without its end"),
     ],
 )
 def test_a_server_of_another_kind_is_noticed(body: Any, why: str) -> None:
@@ -158,7 +252,7 @@ def test_a_server_of_another_kind_is_noticed(body: Any, why: str) -> None:
 
 
 def test_a_stream_without_an_end_is_noticed() -> None:
-    events = [{"choices": [vllm_choice([4], None)]}, "[DONE]"]
+    events = [*SAID["stream"]["said"][:2], "[DONE]"]
     with serve(lambda *_: Reply(events=events)) as server:
         pieces = engine(server).stream(Request(PROMPTS[0], Sampling(3)))
         with pytest.raises(ServerError, match="ended without a reason"):
@@ -167,8 +261,8 @@ def test_a_stream_without_an_end_is_noticed() -> None:
 
 def test_adapters_are_loaded_named_and_unloaded() -> None:
     def answer(_: int, path: str, body: dict[str, Any]) -> Reply:
-        if path == "/v1/completions":
-            return Reply(body={"choices": [vllm_choice([4], "length")]})
+        if path == "/inference/v1/generate":
+            return Reply(body=answered(chosen([4], "length")))
         return Reply(body=b"Success")  # no JSON: so vLLM answers
 
     with serve(answer) as server:
@@ -182,35 +276,9 @@ def test_adapters_are_loaded_named_and_unloaded() -> None:
         with pytest.raises(ConfigError, match="no adapter 'a' is loaded"):
             one.stream(asked)
     assert [(path, body.get("model")) for path, body, _ in server.asked] == [
-        ("/v1/load_lora_adapter", None), ("/v1/completions", "a"), ("/v1/unload_lora_adapter", None)
+        ("/v1/load_lora_adapter", None), (VLLM.path, "a"), ("/v1/unload_lora_adapter", None)
     ]  # fmt: skip
     assert server.bodies[0] == {"lora_name": "a", "lora_path": "/runs/a"}
-
-
-def test_settings_become_words_of_vllms_command_line() -> None:
-    guides = ["--structured-outputs-config", json.dumps(_GUIDES)]
-    assert command(VllmSection(), None) == guides
-    section = VllmSection(
-        tensor_parallel_size=2, gpu_memory_utilization=0.5, max_num_seqs=8, enforce_eager=True,
-        enable_prefix_caching=False, limit_mm_per_prompt={"image": 2}, max_lora_rank=16,
-        engine_kwargs={"swap_space": 2, "max_num_seqs": 9},
-    )  # fmt: skip
-    assert command(section, 512) == [
-        "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.5", "--max-num-seqs", "9",
-        "--enforce-eager", "--no-enable-prefix-caching", "--limit-mm-per-prompt", '{"image": 2}',
-        "--max-lora-rank", "16", *guides, "--max-model-len", "512", "--enable-lora",
-        "--max-loras", "4", "--swap-space", "2",
-    ]  # fmt: skip
-    with pytest.raises(ConfigError, match="a vLLM server has no such logprobs"):
-        command(VllmSection(drawn_logprobs=True), None)
-
-
-def test_what_vllm_lacks_depends_on_its_settings() -> None:
-    assert lacks(VllmSection()) == {Ability.ADAPTERS, Ability.SLEEP}
-    lora = VllmSection(max_lora_rank=8, enable_sleep_mode=True)
-    assert lacks(lora) == {Ability.PROMPT_LOGPROBS}
-    guessing = VllmSection(speculative_config={"method": "ngram"}, enable_sleep_mode=True)
-    assert lacks(guessing) == {Ability.ADAPTERS, Ability.MIN_P, Ability.LOGIT_BIAS}
 
 
 CHILD = """
@@ -280,8 +348,3 @@ def test_a_process_that_ends_or_takes_too_long_is_named_with_its_log(tmp_path: P
     assert not slow.alive
     with pytest.raises(ConfigError, match="--engine_python: nowhere/python cannot be run"):
         Server(["nowhere/python"], url, tmp_path / "c")
-
-
-def test_a_python_without_vllm_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match="No module named 'vllm'"):
-        VllmServer(tmp_path, VllmSection(), sys.executable, tmp_path / "log", lambda _: None)

@@ -77,7 +77,7 @@ def serve(
             base, vllm, dtype=dtype_name(dtype), context=context, marks=marks
         )
     else:
-        engine = _start(base, section, settings, servers, dtype_name(dtype), context, log)
+        engine = _start(base, section, settings, servers, dtype_name(dtype), context, log, marks)
     try:
         for adapter in section.adapters:
             engine.load_adapter(ADAPTER, str(find_adapter(adapter).resolve()))
@@ -95,6 +95,7 @@ def _start(
     dtype: str,
     context: int | None,
     log: Log,
+    marks: Callable[[], Marks],
 ) -> StartedEngine:
     python = settings.engine_python or sys.executable
     file = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
@@ -108,7 +109,7 @@ def _start(
         sglang = allowing(servers.sglang, section.adapters)
         return SglangServer(base, sglang, python, path, log, dtype=dtype, context=context)
     vllm = allowing(servers.vllm, section.adapters)
-    return VllmServer(base, vllm, python, path, log, dtype=dtype, context=context)
+    return VllmServer(base, vllm, python, path, log, dtype=dtype, context=context, marks=marks)
 
 
 def allowing(settings: Loads, adapters: Sequence[str]) -> Loads:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from typing import Any
 
 from swift.chat.media.marks import Marks
 from swift.chat.message import Media
 from swift.errors import ConfigError, DataError
+from swift.infer.engine import Request
 
 
 def marked(
@@ -39,6 +42,30 @@ def marked(
         at = start + len(ids)
         images += marks.processor.read(medium)
     return [*out, *tokens[at:]], images
+
+
+def laid_in(found: Sequence[int], request: Request) -> None:
+    """Refuse a prompt of which an engine has made other tokens than the checkpoint's processor.
+
+    Args:
+        found: the engine's, with what stands for each image.
+        request: with those of the processor.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if list(found) != request.tokens:
+        raise ConfigError(
+            f"vLLM reads the prompt with its images as {len(found)} tokens, the checkpoint's "
+            f"processor as {len(request.tokens)}, and they are not the same"
+        )
+
+
+def data_url(image: Any) -> str:
+    """An image, to the last pixel, inside an address."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)  # on its way within one machine, mostly
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _find(tokens: Sequence[int], part: Sequence[int], start: int) -> int | None:

@@ -67,6 +67,7 @@ class ServedEngine:
                 f"{self._address.url}: an answer without its end: {str(answer)[:200]}"
             )
         read = d.prompt_logprobs(answer) if s.prompt_logprobs else None
+        others = d.prompt_top(answer, s.prompt_top) if d.prompt_top and s.prompt_top else None
         return Completion(
             piece.tokens,
             piece.finish_reason,
@@ -74,6 +75,7 @@ class ServedEngine:
             piece.top_logprobs,
             read,
             piece.logprobs if is_plain(s) else None,
+            others,
         )
 
     async def _pieces(self, client: Client, request: Request) -> AsyncIterator[Piece]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
@@ -26,10 +27,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from swift.chat.media.marks import Marks
 from swift.config.engine import VllmSection
 from swift.errors import ConfigError, ServerError
-from swift.infer.backends.pictures import marked
+from swift.infer.backends.pictures import laid_in, marked
 from swift.infer.backends.served import is_plain, join
-from swift.infer.backends.vllm import arguments, lacks
-from swift.infer.backends.vllm_requests import named, of_tokens, params_of, piece_of
+from swift.infer.backends.vllm import arguments, binding, lacks
+from swift.infer.backends.vllm_requests import likely, named, of_tokens, params_of, piece_of
 from swift.infer.backends.weights import laid_out
 from swift.infer.choose import room
 from swift.infer.engine import Ability, Completion, Piece, Request, Sampling, check
@@ -73,6 +74,8 @@ class VllmLocal:
             **given["structured_outputs_config"]
         )
         given["logprobs_mode"] = "processed_logprobs" if self._drawn else "raw_logprobs"
+        bound = binding(settings)
+        os.environ.update(bound)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
         try:
@@ -84,6 +87,9 @@ class VllmLocal:
         except BaseException:
             self._loop.call_soon_threadsafe(self._loop.stop)
             raise
+        finally:
+            for name in bound:
+                del os.environ[name]
         # an answer that is read again needs a place for the token behind it
         self.context = int(self._engine.model_config.max_model_len) - self._drawn
         sees = marks is not None and self._engine.model_config.is_multimodal_model
@@ -164,13 +170,17 @@ class VllmLocal:
             [output] = [output async for output in outputs]
         piece = piece_of(output, s)
         assert piece.finish_reason is not None
-        read, drawn = None, None
+        read, others, drawn = None, None, None
         if s.prompt_logprobs:
             read = of_tokens(output.prompt_logprobs[1:], output.prompt_token_ids[1:])
+        if s.prompt_top:
+            others = [likely(row, s.prompt_top) for row in output.prompt_logprobs[1:]]
         if s.logprobs is not None and s.temperature > 0 and (self._drawn or is_plain(s)):
             drawn = piece.logprobs
         own = await self._again(request, piece) if self._twice(s) else piece.logprobs
-        return Completion(piece.tokens, piece.finish_reason, own, piece.top_logprobs, read, drawn)
+        return Completion(
+            piece.tokens, piece.finish_reason, own, piece.top_logprobs, read, drawn, others
+        )
 
     async def _again(self, request: Request, piece: Piece) -> list[float]:
         """What the model itself believes of an answer that was drawn from something else."""
@@ -197,7 +207,9 @@ class VllmLocal:
     async def _outputs(self, request: Request, kind: RequestOutputKind) -> Any:
         """What vLLM says to a request; leaving ends it there."""
         prompt = await self._prompt(request)
-        params = params_of(request.sampling, kind)
+        biased = Ability.LOGIT_BIAS in self.abilities
+        tokenizer = self._engine.renderer.tokenizer
+        params = params_of(request.sampling, kind, tokenizer, biased=biased)
         number, name = str(next(self._numbers)), request.adapter
         adapter = None if name is None else self._known(name)
         with self._ended:
@@ -229,11 +241,7 @@ class VllmLocal:
         tokens, images = marked(request.tokens, request.media, self._marks(), encode)
         raw = TokensPrompt(prompt_token_ids=tokens, multi_modal_data={"image": images})
         [prompt] = await renderer.render_cmpl_async([raw])
-        if (found := list(prompt["prompt_token_ids"])) != request.tokens:
-            raise ConfigError(
-                f"vLLM reads the images as {len(found) - len(tokens) + len(images)} tokens, the "
-                f"checkpoint's processor as {len(request.tokens) - len(tokens) + len(images)}"
-            )
+        laid_in(prompt["prompt_token_ids"], request)
         return prompt
 
     def load_adapter(self, name: str, path: str) -> None:

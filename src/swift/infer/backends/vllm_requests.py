@@ -10,6 +10,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from swift.errors import ConfigError, ServerError, SwiftError
+from swift.infer.backends.bad_words import forbidden
 from swift.infer.backends.dialects import finish
 from swift.infer.engine import Piece, Sampling
 
@@ -23,13 +24,20 @@ def named(error: Exception) -> Exception:
     return ServerError(f"vLLM: {error.__cause__ or error!r}")
 
 
-def params_of(s: Sampling, kind: RequestOutputKind) -> SamplingParams:
-    """How tokens are chosen, as vLLM is told."""
+def params_of(
+    s: Sampling, kind: RequestOutputKind, tokenizer: Any, *, biased: bool
+) -> SamplingParams:
+    """How tokens are chosen, as vLLM is told.
+
+    Raises:
+        ConfigError: of bad words, as :func:`swift.infer.backends.bad_words.forbidden`.
+    """
     guide = None
+    words, biases = forbidden(s.bad_words, tokenizer, biased=biased)
     if s.guide is not None:
         value = list(s.guide.value) if s.guide.kind == "choice" else s.guide.value
         guide = StructuredOutputsParams(**{s.guide.kind: value})
-    params = SamplingParams(
+    return SamplingParams(
         max_tokens=s.max_tokens,
         temperature=s.temperature,
         top_p=s.top_p,
@@ -43,29 +51,27 @@ def params_of(s: Sampling, kind: RequestOutputKind) -> SamplingParams:
         ignore_eos=s.guide is None or bool(s.stop_ids),  # only what the request says ends it
         seed=s.seed,
         logprobs=s.logprobs,
-        prompt_logprobs=0 if s.prompt_logprobs else None,
-        logit_bias=dict(s.logit_bias) or None,
+        prompt_logprobs=s.prompt_top if s.prompt_logprobs else None,
+        bad_words=words,
+        logit_bias={**s.logit_bias, **biases} or None,
         structured_outputs=guide,
         detokenize=bool(s.stop),
         skip_special_tokens=False,
         output_kind=kind,
     )
-    if s.bad_words:  # vLLM's own are texts; what it makes of them are token ids, as here
-        params._bad_words_token_ids = [list(word) for word in s.bad_words]
-        assert params.bad_words_token_ids == [list(word) for word in s.bad_words]
-    return params
 
 
 def piece_of(output: Any, sampling: Sampling) -> Piece:
     """The tokens of a ``RequestOutput``."""
     one, wanted = output.outputs[0], sampling.logprobs
     tokens, rows = list(one.token_ids), one.logprobs or []
-    top = [_likely(row, wanted) for row in rows] if wanted else None
+    top = [likely(row, wanted) for row in rows] if wanted else None
     logprobs = None if wanted is None else of_tokens(rows, tokens)
     return Piece(tokens, logprobs, top, finish(one.finish_reason))
 
 
-def _likely(row: Any, wanted: int) -> dict[int, float]:
+def likely(row: Any, wanted: int) -> dict[int, float]:
+    """The most likely tokens of a row of ``Logprob``."""
     pairs = sorted(((t, p.logprob) for t, p in row.items()), key=lambda pair: -pair[1])
     return dict(pairs[:wanted])
 
