@@ -21,11 +21,12 @@ from swift.errors import ConfigError
 from swift.hub.locate import find_adapter, locate_model
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import ServingEngine
-from swift.infer.quick import quicken
 from swift.infer.remote import remote_talker
 from swift.infer.start import ADAPTER, serve
 from swift.infer.talk import Answers, Talker, sampling_of
 from swift.models.load import dtype_name, load_model, resolve_dtype
+from swift.models.memory import free_bytes
+from swift.models.prepacked import prepack
 from swift.observe.log import Log
 from swift.tune.lora import load_adapter
 
@@ -201,7 +202,7 @@ def _embed(
         peft = load_adapter(model, adapter)
         model = peft.merge_and_unload() if section.merge else peft.get_base_model()
     model.config.use_cache = True
-    quicken(model, section.attention)
+    prepack(model, free_bytes(device) // 2)
     tokenizer = load_tokenizer(words, trust_remote_code=section.trust_remote_code)
     engine = TransformersEngine(
         model, tokenizer, section.attention, lambda: renderer.marks, kept=_KEPT

@@ -14,9 +14,10 @@ from swift.config.engine import VllmSection
 from swift.config.model import LoadSection
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import ServingEngine
-from swift.infer.quick import quicken
 from swift.infer.start import here
 from swift.models.load import dtype_name, load_model
+from swift.models.memory import free_bytes
+from swift.models.prepacked import prepack
 
 
 def load_updatable(
@@ -51,7 +52,7 @@ def load_updatable(
     trusted = section.trust_remote_code
     model: Any = load_model(base, dtype, device=device, trust_remote_code=trusted)
     model.config.use_cache = True
-    quicken(model, section.attention)
+    prepack(model, free_bytes(device) // 2)
     words = load_tokenizer(base, trust_remote_code=trusted)
     engine = TransformersEngine(model, words, section.attention, marks)
     if context is not None:
