@@ -116,6 +116,14 @@ def test_events_up_to_done() -> None:
         assert listen(address(server)) == [{"a": 1}]
 
 
+def test_a_refusal_within_a_stream_is_one() -> None:
+    error = {"message": "temperature must be at most 2", "code": 400}
+    with serve(lambda *_: Reply(events=[{"error": error}, "[DONE]"])) as server:
+        with pytest.raises(ConfigError, match="at most 2"):
+            listen(address(server))
+        assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "why"),
     [

@@ -138,8 +138,11 @@ class Client:
     def _event(self, data: bytes, path: str) -> Any:
         text = data.decode(errors="replace")
         event = self._json(text, path)
-        if isinstance(event, dict) and event.get("error"):
-            raise ServerError(f"{self._address.url}{path}: {_said(text)}")
+        if isinstance(event, dict) and (error := event.get("error")):
+            code = error.get("code") if isinstance(error, dict) else None
+            refused = isinstance(code, int) and 400 <= code < 500  # as vLLM says it in a stream
+            kind = ConfigError if refused else ServerError
+            raise kind(f"{self._address.url}{path}: {_said(text)}")
         return event
 
     async def _again(self, once: Callable[[], Awaitable[Answer]], path: str) -> Answer:

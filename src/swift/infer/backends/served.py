@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from swift.errors import ConfigError, ServerError
 from swift.infer.backends.client import Address, Client, ask_all
-from swift.infer.backends.dialects import Dialect
+from swift.infer.backends.dialects import Body, Dialect
 from swift.infer.choose import room
 from swift.infer.engine import Ability, Completion, Piece, Request, Sampling, check
 
@@ -60,7 +61,7 @@ class ServedEngine:
 
     async def _whole(self, client: Client, request: Request) -> Completion:
         d, s = self._dialect, request.sampling
-        answer = await client.ask(d.path, d.ask(self._bounded(request), self._model, False))
+        answer = await client.ask(d.path, await self._asked(request, stream=False))
         piece = d.hear(answer, request, 0)
         if piece.finish_reason is None or _uneven(piece):
             raise ServerError(
@@ -82,7 +83,7 @@ class ServedEngine:
         """What came together is one piece: a reader that is behind has fewer of them."""
         d = self._dialect
         ended, seen = False, 0
-        async for burst in client.bursts(d.path, d.ask(self._bounded(request), self._model, True)):
+        async for burst in client.bursts(d.path, await self._asked(request, stream=True)):
             pieces = []
             for event in burst:
                 if not event.get("choices", True):
@@ -109,10 +110,13 @@ class ServedEngine:
                 on_token(token)
         return join(pieces, request.sampling)
 
-    def _bounded(self, request: Request) -> Request:
-        """A request for no more tokens than fit."""
+    async def _asked(self, request: Request, *, stream: bool) -> Body:
+        """The JSON of a request, for no more tokens than fit."""
         limit = room(request, self.context)
-        return replace(request, sampling=replace(request.sampling, max_tokens=limit))
+        bounded = replace(request, sampling=replace(request.sampling, max_tokens=limit))
+        if request.media:  # they are read and written anew: not in the event loop
+            return await asyncio.to_thread(self._dialect.ask, bounded, self._model, stream)
+        return self._dialect.ask(bounded, self._model, stream)
 
     def load_adapter(self, name: str, path: str) -> None:
         """See :class:`swift.infer.engine.ServingEngine`."""

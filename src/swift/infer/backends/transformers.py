@@ -19,6 +19,7 @@ from swift.chat.media.marks import Marks
 from swift.chat.message import Kind
 from swift.errors import ConfigError
 from swift.infer.adapters import Adapters
+from swift.infer.backends.drained import Pieces, drained
 from swift.infer.backends.embed import Pooling, embed, pooling_of
 from swift.infer.backends.padded import generate_padded, prompt_logprobs
 from swift.infer.backends.scheduler import Job, Scheduler
@@ -119,17 +120,12 @@ class TransformersEngine:
 
     async def _pieces(self, request: Request) -> AsyncIterator[Piece]:
         row = await asyncio.to_thread(self._row, request)  # a large guide takes a while
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
+        loop, pieces = asyncio.get_running_loop(), Pieces()
         job = Job(row, lambda piece: _later(loop, pieces, piece))
         self._scheduler.submit(job)
         try:
-            while True:
-                piece = await pieces.get()
-                if isinstance(piece, Exception):
-                    raise piece
+            async for piece in drained(pieces):
                 yield piece
-                if piece.finish_reason is not None:
-                    return
         finally:
             self._scheduler.cancel(job)
 
@@ -321,9 +317,7 @@ class TransformersEngine:
                 own[name].copy_(tensor)
 
 
-def _later(
-    loop: asyncio.AbstractEventLoop, pieces: asyncio.Queue[Piece | Exception], piece: Any
-) -> None:
+def _later(loop: asyncio.AbstractEventLoop, pieces: Pieces, piece: Any) -> None:
     """Hand a piece to the caller's event loop; raises when that is closed."""
     loop.call_soon_threadsafe(pieces.put_nowait, piece)
 

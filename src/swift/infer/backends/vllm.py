@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -67,6 +68,7 @@ class VllmServer(StartedEngine):
             ConfigError, ServerError: it cannot be started.
         """
         self._folder, self._marks, self._paused = model, marks, False
+        self._marking = threading.Lock()
         port = free_port()
         words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         words += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)]
@@ -92,7 +94,8 @@ class VllmServer(StartedEngine):
             def encode(mark: str) -> list[int]:
                 return list(self._tokenizer.encode(mark, add_special_tokens=False))
 
-            tokens, images = marked(request.tokens, request.media, self._marks(), encode)
+            with self._marking:
+                tokens, images = marked(request.tokens, request.media, self._marks(), encode)
             parts = [{"type": "image_url", "url": data_url(image)} for image in images]
             body |= {"token_ids": tokens, "content_parts": parts}
         if words := request.sampling.bad_words:

@@ -27,6 +27,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from swift.chat.media.marks import Marks
 from swift.config.engine import VllmSection
 from swift.errors import ConfigError, ServerError
+from swift.infer.backends.drained import Pieces, drained
 from swift.infer.backends.pictures import laid_in, marked
 from swift.infer.backends.served import is_plain, join
 from swift.infer.backends.vllm import arguments, binding, lacks
@@ -134,7 +135,7 @@ class VllmLocal:
 
     async def _own(self, request: Request) -> AsyncIterator[Piece]:
         """The pieces, in the caller's event loop."""
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
+        loop, pieces = asyncio.get_running_loop(), Pieces()
 
         def put(piece: Piece | Exception) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
@@ -149,13 +150,8 @@ class VllmLocal:
 
         fed = asyncio.run_coroutine_threadsafe(feed(), self._loop)
         try:
-            while True:
-                piece = await pieces.get()
-                if isinstance(piece, Exception):
-                    raise piece
+            async for piece in drained(pieces):
                 yield piece
-                if piece.finish_reason is not None:
-                    return
         finally:
             fed.cancel()
 
