@@ -242,7 +242,7 @@ def test_a_deadline_ends_the_generation(renderer: Renderer, stream: bool) -> Non
     assert engine.told < 30
 
 
-def test_a_deadline_holds_for_reading_media_too(
+def test_a_deadline_holds_for_what_takes_long_to_read(
     renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, going_on = Gate(2, 2, 1), threading.Event()
@@ -251,7 +251,7 @@ def test_a_deadline_holds_for_reading_media_too(
 
     async def ask() -> int:
         async with client_of(app) as client:
-            body = {"model": "tiny", "messages": user("Hello")}
+            body = {"model": "tiny", "messages": user("x" * 9000)}
             answer = await client.post("/v1/chat/completions", json=body)
         going_on.set()
         return answer.status_code

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from swift.chat.message import Conversation
 from swift.observe.log import Log
-from swift.serve.answer import Answerer
+from swift.serve.answer import Answerer, Plan
 from swift.serve.ask import Answer, Ask, Step, Usage
 from swift.serve.fetch import Fetcher
 from swift.serve.keys import Caller
@@ -24,6 +24,8 @@ from swift.serve.record import Recorder
 from swift.serve.refused import Refused
 from swift.serve.timer import Timer
 from swift.serve.wire import Defaults
+
+_SHORT = 1 << 13  # characters, or token ids
 
 Result = TypeVar("Result")
 
@@ -99,7 +101,7 @@ class Service:
                 with closing(Timer()) as timer:
                     within = partial(self._within, timer, exchange)
                     ask = await within(self.fetched(ask))
-                    plan = await within(asyncio.to_thread(self.answerer.plan, ask, adapter))
+                    plan = await within(self._planned(ask, adapter))
                     exchange.prompt, exchange.ask = plan.prompt_size, plan.ask
                     async with aclosing(self.answerer.run(plan)) as steps:
                         while (step := await within(anext(steps, None))) is not None:
@@ -118,6 +120,11 @@ class Service:
                 ) from None
             finally:
                 self._count(exchange, end)
+
+    async def _planned(self, ask: Ask, adapter: str | None) -> Plan:
+        if is_short(ask):  # it takes less time than handing it to a thread
+            return self.answerer.plan(ask, adapter)
+        return await asyncio.to_thread(self.answerer.plan, ask, adapter)
 
     async def fetched(self, ask: Ask) -> Ask:
         """A request with media in place of their addresses.
@@ -164,3 +171,12 @@ class Service:
                 f"{exchange.id} {exchange.caller.name} {model}: {usage.prompt} + {usage.answer} "
                 f"tokens, {took:.2f} s, {end}"
             )
+
+
+def is_short(ask: Ask) -> bool:
+    """Whether a request holds a little text and nothing else that takes time to read."""
+    if not isinstance(ask.asked, Conversation):
+        return sum(map(len, ask.asked)) < _SHORT
+    contents = [message.content for message in ask.asked.messages]
+    plain = not ask.asked.tools and all(isinstance(content, str) for content in contents)
+    return plain and ask.sampling.guide is None and sum(map(len, contents)) < _SHORT
