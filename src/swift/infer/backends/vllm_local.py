@@ -317,6 +317,7 @@ class VllmLocal:
         finally:
             self._engine.shutdown(timeout=20)  # for its processes to end by themselves
             del self._engine  # else it is ended again when Python ends, without what it needs
+            self._call(_end_tasks())  # vLLM cancels its own and does not wait for them
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _check(self, requests: Sequence[Request]) -> list[Request]:
@@ -351,6 +352,15 @@ class VllmLocal:
 async def _start(args: AsyncEngineArgs) -> AsyncLLM:
     """Where an event loop runs, as vLLM wants it."""
     return AsyncLLM.from_engine_args(args)
+
+
+async def _end_tasks() -> None:
+    """Cancel what runs in this event loop, and wait for its end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=5)
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
