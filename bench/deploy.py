@@ -5,7 +5,7 @@ OMP_NUM_THREADS=1 python bench/deploy.py --vllm path/to/python          # and vL
 PYTHONPATH=src OMP_NUM_THREADS=1 python bench/deploy.py --vllm path/to/python --here         # and within it
 Every client asks one question a round (a chat prompt of about 105 tokens, greedy, at most 64 new ones), streamed;
 a server that waited for its turn is warmed by two short questions before.
-Figures are medians over the rounds. vLLM alone is the very process that swift deploy started, asked without swift.
+Figures are medians over the rounds. vLLM alone is its own server, with the same settings.
 """
 
 from __future__ import annotations
@@ -166,6 +166,10 @@ def running(given: argparse.Namespace, folder: Path) -> Iterator[list[Contender]
     theirs += ["--attn-implementation", "sdpa", "--host", "127.0.0.1"]
     wanted = {"swift deploy": swift, THEIRS: theirs}
     wanted |= {"swift deploy, vLLM": vllm} if given.vllm else {}
+    if given.vllm:
+        wanted["vLLM alone"] = [given.vllm, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+        wanted["vLLM alone"] += [str(folder), "--served-model-name", "m", "--dtype", "bfloat16"]
+        wanted["vLLM alone"] += ["--max-num-seqs", "32", "--max-model-len", "1024"]
     if given.here:
         wanted["swift deploy, vLLM within"] = [given.vllm, *swift[1:], *settings]
     with contextlib.ExitStack() as stack:
@@ -184,19 +188,7 @@ def running(given: argparse.Namespace, folder: Path) -> Iterator[list[Contender]
             process = psutil.Process(server.pid)
             model = str(folder) if name == THEIRS else "m"
             found.append(Contender(name, f"{url}/v1", model, process))
-            if name == "swift deploy, vLLM":
-                found.append(Contender("vLLM alone", *behind(process), process))
         yield found
-
-
-def behind(process: psutil.Process) -> tuple[str, str]:
-    """Address and model of the vLLM that a swift deploy started."""
-    for child in process.children(recursive=True):
-        words = child.cmdline()
-        if "--served-model-name" in words and "--port" in words:
-            name, port = (words[words.index(w) + 1] for w in ("--served-model-name", "--port"))
-            return f"http://127.0.0.1:{port}/v1", name
-    raise SystemExit("swift deploy has started no vLLM")
 
 
 def report(rounds: dict[tuple[str, int], list[Round]], folder: Path, length: int) -> None:

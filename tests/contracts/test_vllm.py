@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -126,7 +126,8 @@ def tiny_serving(folder: Path, **more: Any) -> Iterator[Subject]:
 
 def metric(engine: Any, name: str) -> float:
     """One of the server's counters, over all its processes."""
-    text = httpx.get(f"{engine.server.url}/metrics").text
+    with engine.server.client() as client:
+        text = client.get("/metrics").text
     lines = [line for line in text.splitlines() if line.startswith(f"vllm:{name}{{")]
     return sum(float(line.rsplit(maxsplit=1)[1]) for line in lines)
 
@@ -137,6 +138,8 @@ def test_every_setup_answers_alike(setup: dict[str, Any], tmp_path: Path) -> Non
         for promise in ASKED:
             promise(subject)
         engine = subject.engine
+        place = Path(engine.server.socket)
+        assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700  # whoever reaches it may do all
         hits = metric(engine, "prefix_cache_hits_total")
         assert (hits > 0) == setup.get("enable_prefix_caching", True)
         accepted = metric(engine, "spec_decode_num_accepted_tokens_total")
@@ -167,7 +170,8 @@ def joined(events: Any) -> Any:
 
 def test_a_tiny_model_answers_as_recorded_and_leaving_a_stream_ends_it(tmp_path: Path) -> None:
     with tiny_serving(tmp_path) as subject:
-        found, recorded = record(subject.engine.server.url), json.loads(REPLIES.read_text())
+        with subject.engine.server.client() as client:
+            found, recorded = record(client), json.loads(REPLIES.read_text())
         for said in (found["stream"], recorded["stream"]):
             said["said"] = joined(said["said"])
         assert [name for name in recorded if not alike(found[name], recorded[name])] == []

@@ -26,11 +26,11 @@ ASKED = {
 }
 
 
-def record(url: str) -> dict[str, Any]:
+def record(client: httpx.Client) -> dict[str, Any]:
     """Status and answer of each question, an answer being JSON or a list of events."""
     found = {}
     for name, (request, stream) in ASKED.items():
-        answer = httpx.post(url + VLLM.path, json=VLLM.ask(request, "model", stream), timeout=60)
+        answer = client.post(VLLM.path, json=VLLM.ask(request, "model", stream), timeout=60)
         lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
         events = [line if line == "[DONE]" else json.loads(line) for line in lines]
         said = events if stream else answer.json()
@@ -39,5 +39,5 @@ def record(url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(record(sys.argv[1]), sys.stdout, indent=1)
+    json.dump(record(httpx.Client(base_url=sys.argv[1])), sys.stdout, indent=1)
     print()

@@ -20,7 +20,7 @@ from infer.stand_in import Reply, StandIn, serve
 from infer.test_stream import collect
 from swift.chat.message import Media
 from swift.errors import ConfigError, DataError, ServerError, SwiftError
-from swift.infer.backends.client import Address
+from swift.infer.backends.client import Address, ask_all
 from swift.infer.backends.dialects import VLLM
 from swift.infer.backends.served import ServedEngine
 from swift.infer.backends.server import Server, free_port
@@ -302,6 +302,37 @@ def test_a_process_is_waited_for_and_ended_with_its_children(tmp_path: Path) -> 
     server.close()
     assert not server.alive
     gone(child)
+
+
+BY_SOCKET = """
+import sys
+from aiohttp import web
+
+async def health(request):
+    return web.Response()
+
+async def echo(request):
+    return web.json_response(await request.json())
+
+app = web.Application()
+app.router.add_get("/health", health)
+app.router.add_post("/echo", echo)
+web.run_app(app, path=sys.argv[1])
+"""
+
+
+def test_a_server_at_a_unix_socket_is_waited_for_and_asked(tmp_path: Path) -> None:
+    place, url = tmp_path / "socket", "http://localhost"
+    words = [sys.executable, "-c", BY_SOCKET, str(place)]
+    server = Server(words, url, tmp_path / "log", socket=place)
+    address = Address(url, socket=place, tries=1)
+    try:
+        server.wait(30, lambda _: None)
+        assert ask_all(address, [{"a": 1}], lambda one, body: one.ask("/echo", body)) == [{"a": 1}]
+    finally:
+        server.close()
+    with pytest.raises(ServerError, match="/echo cannot be reached"):
+        ask_all(address, [{}], lambda one, body: one.ask("/echo", body))
 
 
 def gone(process: int) -> None:

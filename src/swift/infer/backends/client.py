@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -38,12 +39,19 @@ class Address:
     pause_s: float = 0.5  # before the second try; doubled before each further one
     longest_pause_s: float = 60.0
     at_once: int = 32  # questions under way
+    socket: Path | None = None  # a Unix socket that it is reached by, whatever the url says
 
 
 @cache
 def _trust() -> ssl.SSLContext:
     """Whose certificates count, read once: it takes 20 ms, as long as a dozen tokens."""
     return ssl.create_default_context()
+
+
+def _connector(socket: Path | None) -> aiohttp.BaseConnector:
+    if socket is not None:
+        return aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=_KEPT_S)
+    return aiohttp.TCPConnector(limit=0, ssl=_trust(), keepalive_timeout=_KEPT_S)
 
 
 class Client:
@@ -56,8 +64,8 @@ class Client:
             timeout=aiohttp.ClientTimeout(
                 sock_connect=min(10.0, address.timeout_s), sock_read=address.timeout_s
             ),
-            connector=aiohttp.TCPConnector(limit=0, ssl=_trust(), keepalive_timeout=_KEPT_S),
-            trust_env=True,
+            connector=_connector(address.socket),
+            trust_env=address.socket is None,
         )
 
     async def __aenter__(self) -> Client:

@@ -44,6 +44,7 @@ class Server:
         *,
         environment: Mapping[str, str] | None = None,
         health: str = "/health",
+        socket: Path | None = None,
     ) -> None:
         """Start it; :meth:`wait` says when it is ready.
 
@@ -53,11 +54,12 @@ class Server:
             log: file for its output.
             environment: variables beside ours.
             health: path that answers 200 once it is ready.
+            socket: a Unix socket where it will answer, in place of the url's port.
 
         Raises:
             ConfigError: the program does not exist.
         """
-        self.url, self.log, self._health = url, log, health
+        self.url, self.log, self.socket, self._health = url, log, socket, health
         if shutil.which(words[0]) is None:
             raise ConfigError(
                 f"--engine_python: {words[0]} cannot be run: there is no such program"
@@ -110,9 +112,15 @@ class Server:
         """Whether it runs."""
         return self._process.poll() is None
 
+    def client(self) -> httpx.Client:
+        """What asks it, by paths."""
+        way = None if self.socket is None else httpx.HTTPTransport(uds=str(self.socket))
+        return httpx.Client(base_url=self.url, transport=way, timeout=2)
+
     def _ready(self) -> bool:
         try:
-            return httpx.get(self.url + self._health, timeout=2).status_code == 200
+            with self.client() as client:
+                return client.get(self._health).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -23,7 +23,7 @@ class StartedEngine(ServedEngine):
         title: str,
         dialect: Dialect,
         words: Sequence[str],
-        port: int,
+        place: int | Path,
         log: Path,
         say: Callable[[str], None],
         *,
@@ -37,7 +37,7 @@ class StartedEngine(ServedEngine):
             title: its name for people.
             dialect: its kind.
             words: the command.
-            port: of this machine, where it will answer.
+            place: where it will answer: a port of this machine, or a Unix socket.
             log: file for the server's output.
             say: told how it goes.
             environment: variables beside ours.
@@ -47,16 +47,17 @@ class StartedEngine(ServedEngine):
         Raises:
             ConfigError, ServerError: it cannot be started.
         """
-        url = f"http://127.0.0.1:{port}"
+        socket = place if isinstance(place, Path) else None
+        url = "http://localhost" if socket else f"http://127.0.0.1:{place}"
         say(f"starting {title}; its log: {log}")
         self._title = title
-        self.server = Server(words, url, log, environment=environment)
+        self.server = Server(words, url, log, environment=environment, socket=socket)
         try:
             self.server.wait(start_s, say)
         except BaseException:
             self.server.close()
             raise
-        super().__init__(Address(url), dialect, NAME, context)
+        super().__init__(Address(url, socket=socket), dialect, NAME, context)
 
     def generate(
         self, requests: Sequence[Request], on_token: Callable[[int], None] | None = None
