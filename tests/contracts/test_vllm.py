@@ -18,13 +18,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from contracts.engines import PROMISES, PROMPTS, Subject, sayable, these_never_come
-from contracts.vllm_setups import ASKED, SETUPS, SIZES, seeing
+from contracts.vllm_setups import ASKED, SETUPS, SIZES, images_are_seen, seeing
 from infer.record_vllm import record
 from infer.test_stream import collect
 from swift.chat.load import load_tokenizer
-from swift.chat.message import Media
 from swift.config.engine import VllmSection
-from swift.errors import ConfigError, DataError
+from swift.errors import ConfigError
 from swift.hub.locate import locate_model
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.backends.vllm import VllmServer
@@ -192,7 +191,6 @@ def test_a_tiny_model_answers_as_recorded_and_leaving_a_stream_ends_it(tmp_path:
 
 def test_a_vllm_server_sees_images_as_the_model_itself_sees_them(tmp_path: Path) -> None:
     model, renderer, requests = seeing(tmp_path)
-    second, first = requests[2].media
     own = TransformersEngine(
         load_model(model, torch.float32), load_tokenizer(model), marks=lambda: renderer.marks
     )
@@ -201,18 +199,7 @@ def test_a_vllm_server_sees_images_as_the_model_itself_sees_them(tmp_path: Path)
         dtype="float32", marks=lambda: renderer.marks,
     )  # fmt: skip
     try:
-        found, expected = engine.generate(requests), own.generate(requests)
-        assert [c.tokens for c in found] == [c.tokens for c in expected]
-        for one, other in zip(found, expected, strict=True):
-            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
-        streamed = asyncio.run(collect(engine.stream(requests[2])))
-        assert streamed.tokens == expected[2].tokens
-        blind = engine.generate([replace(requests[1], media=(second,))])
-        assert blind[0].logprobs != found[1].logprobs  # the image is seen
-        with pytest.raises(DataError, match="its tokens are not in the prompt"):
-            engine.generate([replace(requests[0], media=(first,))])
-        with pytest.raises(ConfigError, match="images alone, no audio"):
-            engine.generate([replace(requests[1], media=(Media("audio", "a.wav"),))])
+        images_are_seen(engine, own, requests)
     finally:
         engine.close()
 

@@ -19,12 +19,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from contracts.engines import PROMISES, PROMPTS, Subject, sayable, these_never_come
-from contracts.vllm_setups import ASKED, SETUPS, SIZES, seeing
+from contracts.vllm_setups import ASKED, SETUPS, SIZES, images_are_seen, seeing
 from infer.test_stream import collect
 from swift.chat.load import load_tokenizer
-from swift.chat.message import Media
 from swift.config.engine import VllmSection
-from swift.errors import ConfigError, DataError
+from swift.errors import ConfigError
 from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Ability, Piece, Request, Sampling
 from swift.infer.start import here
@@ -224,23 +223,13 @@ def test_adapters_come_and_go(tmp_path: Path) -> None:
 
 def test_images_are_seen_as_the_model_itself_sees_them(tmp_path: Path) -> None:
     model, renderer, requests = seeing(tmp_path)
-    second, first = requests[2].media
     own = TransformersEngine(
         load_model(model, torch.float32), load_tokenizer(model), marks=lambda: renderer.marks
     )
     settings = VllmSection(enforce_eager=True, max_num_seqs=4)
     engine = here(model, settings, dtype="float32", marks=lambda: renderer.marks)
     try:
-        found, expected = engine.generate(requests), own.generate(requests)
-        assert [c.tokens for c in found] == [c.tokens for c in expected]
-        for one, other in zip(found, expected, strict=True):
-            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
-        blind = engine.generate([replace(requests[1], media=(second,))])
-        assert blind[0].logprobs != found[1].logprobs  # the image is seen
-        with pytest.raises(DataError, match="its tokens are not in the prompt"):
-            engine.generate([replace(requests[0], media=(first,))])
-        with pytest.raises(ConfigError, match="images alone, no audio"):
-            engine.generate([replace(requests[1], media=(Media("audio", "a.wav"),))])
+        images_are_seen(engine, own, requests)
     finally:
         engine.close()
 

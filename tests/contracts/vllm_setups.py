@@ -4,6 +4,9 @@ with guesses ahead, with and without what it keeps of prompts; and one that sees
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,12 @@ from contracts.engines import (
     stop_ids_end_an_answer_and_belong_to_it,
 )
 from contracts.processors import save_tiny
+from infer.test_stream import collect
 from swift.chat.load import load_renderer
 from swift.chat.message import Media, Message
 from swift.chat.render import Renderer
+from swift.errors import ConfigError, DataError
+from swift.infer.backends.transformers import TransformersEngine
 from swift.infer.engine import Request, Sampling
 from swift.models.load import auto_class
 
@@ -102,3 +108,26 @@ def seeing(folder: Path) -> tuple[Path, Renderer, list[Request]]:
         )
         requests.append(Request(tokens, Sampling(8, logprobs=0), media))
     return model, renderer, requests
+
+
+def images_are_seen(engine: Any, own: TransformersEngine, requests: Sequence[Request]) -> None:
+    """As the model itself sees them; what does not belong together is refused.
+
+    Args:
+        engine: vLLM's.
+        own: the embedded one, of the same model.
+        requests: those of :func:`seeing`.
+    """
+    second, first = requests[2].media
+    found, expected = engine.generate(requests), own.generate(requests)
+    assert [c.tokens for c in found] == [c.tokens for c in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    streamed = asyncio.run(collect(engine.stream(requests[2])))
+    assert streamed.tokens == expected[2].tokens
+    blind = engine.generate([replace(requests[1], media=(second,))])
+    assert blind[0].logprobs != found[1].logprobs  # the image is seen
+    with pytest.raises(DataError, match="its tokens are not in the prompt"):
+        engine.generate([replace(requests[0], media=(first,))])
+    with pytest.raises(ConfigError, match="images alone, no audio"):
+        engine.generate([replace(requests[1], media=(Media("audio", "a.wav"),))])

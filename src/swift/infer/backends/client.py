@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import httpx2 as httpx
 
 from swift.errors import ConfigError, OtherWeights, ServerError
 
@@ -45,7 +46,7 @@ class Address:
 @cache
 def _trust() -> ssl.SSLContext:
     """Whose certificates count, read once: it takes 20 ms, as long as a dozen tokens."""
-    return ssl.create_default_context()
+    return httpx.create_ssl_context()  # with authorities where the system has none
 
 
 def _connector(socket: Path | None) -> aiohttp.BaseConnector:
